@@ -1,0 +1,46 @@
+"""The contract of a network: built from a NetworkSpec alone, split into encode and decode."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from autoseg.plans import NetworkSpec
+
+
+class Architecture(nn.Module):
+    """Base class of networks: `__init__(spec)`, `encode`, `decode`; `forward = decode(encode(x))`.
+
+    x (B, C, *S) -> logits (B, K, *S) without activation, or with `spec.deep_supervision` in training mode a list of
+    logits, highest resolution first. `eval()` always gives the single full-resolution tensor.
+    """
+
+    dims: ClassVar[tuple[int, ...]] = (2, 3)
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__()
+        self.spec = spec
+
+    @classmethod
+    def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
+        """Return, per axis, the number that a patch size must be a multiple of."""
+        return spec.total_stride
+
+    @classmethod
+    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
+        """Return the spec with this architecture's own widths, depths and options; the planner calls it once."""
+        return spec
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return feature maps, high to low resolution, for x (B, C, *S)."""
+        raise NotImplementedError
+
+    def decode(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Return logits (B, K, *S), or the deep-supervision list while training."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor | list[torch.Tensor]:
+        """Return `decode(encode(x))`."""
+        return self.decode(self.encode(x))

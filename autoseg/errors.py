@@ -1,0 +1,49 @@
+"""The one family of errors: what is wrong, where, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+
+class AutosegError(Exception):
+    """Base of every error that autoseg raises on purpose."""
+
+
+class UserError(AutosegError):
+    """Wrong use or bad data, told in one message: what is wrong, where, and how to mend it.
+
+    `where` is a file, a field or a case; `mend` an instruction in the imperative.
+    """
+
+    def __init__(self, what: str, *, where: str | Path | None = None, mend: str | None = None):
+        self.what = what
+        self.where = None if where is None else str(where)
+        self.mend = mend
+        parts = [what if where is None else f"{where}: {what}"]
+        if mend:
+            parts.append(f"To mend it: {mend}")
+        super().__init__("\n".join(parts))
+
+
+class CaseError(AutosegError):
+    """One case failed in one stage; the other cases are complete."""
+
+    def __init__(self, case: str, stage: str, reason: str):
+        self.case = case
+        self.stage = stage
+        self.reason = reason
+        super().__init__(f"case {case}, {stage}: {reason}")
+
+
+class CasesFailed(AutosegError):
+    """Some cases failed, the others are complete (exit code 1)."""
+
+    def __init__(self, failures: Sequence[CaseError]):
+        self.failures = tuple(failures)
+        lines = [f"{len(self.failures)} case(s) failed; the others are complete:"]
+        super().__init__("\n".join(lines + [f"  {failure}" for failure in self.failures]))
+
+
+class Interrupted(AutosegError):
+    """Stopped on request; a usable checkpoint was written (exit code 130)."""

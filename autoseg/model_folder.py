@@ -1,0 +1,103 @@
+"""The self-contained model folder: plans, labels, weights, post-processing, checksums. No pickle, no paths outside.
+
+model.json            this description, with a checksum for every other file
+members/<name>/plans.json, fold_0.safetensors, ...
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import field_validator
+
+from autoseg.errors import UserError
+from autoseg.labels import Labels
+from autoseg.plans import Frozen, Plans, parse
+from autoseg.storage import file_hash, read_json
+
+MODEL_FILE = "model.json"
+
+
+class Member(Frozen):
+    """One configuration of the model with its folds; members are averaged as probabilities, folds as logits."""
+
+    name: str
+    plans_file: str
+    configuration: str
+    architecture: str
+    trainer: str
+    folds: dict[str, str]  # fold name -> weights file, relative to the model folder
+    mirror_axes: tuple[int, ...]  # spatial axes of the patch that mirroring may flip
+    previous_stage: str | None = None  # name of the member whose label map this one takes as input
+    in_ensemble: bool = True  # False for a member that only serves as a previous stage
+    network_options: dict[str, Any] = {}
+    plugin_source: str | None = None  # file with the architecture's source if it is not built in
+
+    @field_validator("folds", "plans_file", "plugin_source")
+    @classmethod
+    def _inside(cls, value: Any) -> Any:
+        names = value.values() if isinstance(value, dict) else [value]
+        for name in names:
+            if name is not None and not _is_inside(name):
+                raise ValueError(f"{name!r} points outside of the model folder")
+        return value
+
+
+class PostprocessingStep(Frozen):
+    """Keep only the largest connected component of the union of some internal label values."""
+
+    rule: Literal["keep_largest"] = "keep_largest"
+    values: tuple[int, ...]
+
+
+class Model(Frozen):
+    """What model.json says."""
+
+    format: Literal[1] = 1
+    dataset_name: str
+    dims_of_data: Literal[2, 3] = 3
+    channel_names: tuple[str, ...]
+    labels: Labels
+    file_ending: str
+    members: tuple[Member, ...]
+    postprocessing: tuple[PostprocessingStep, ...] = ()
+    selection: dict[str, Any] = {}  # how it was chosen: scores of every candidate
+    versions: dict[str, str] = {}
+    checksums: dict[str, str] = {}  # relative file -> SHA-256
+
+    def member(self, name: str) -> Member:
+        """Return a member by name."""
+        return next(member for member in self.members if member.name == name)
+
+
+def read_model(folder: Path, *, verify: bool = True) -> Model:
+    """Read and validate a model folder; a missing, changed or outside file is a UserError that names it."""
+    model: Model = parse(Model, read_json(folder / MODEL_FILE), folder / MODEL_FILE)
+    for name, digest in model.checksums.items():
+        file = folder / name
+        if not _is_inside(name) or not file.is_file():
+            raise UserError("the file is missing", where=file, mend="copy the model folder again")
+        if verify and file_hash(file) != digest:
+            raise UserError("the content does not match its checksum", where=file, mend="copy the model folder again")
+    for member in model.members:
+        unlisted = {member.plans_file, *member.folds.values()} - set(model.checksums)
+        if unlisted:
+            raise UserError(f"files without a checksum: {sorted(unlisted)}", where=folder / MODEL_FILE)
+    return model
+
+
+def read_member_plans(folder: Path, member: Member) -> Plans:
+    """Return the plans of one member."""
+    return Plans.read(folder / member.plans_file)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of every file of a model folder but model.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MODEL_FILE)
+    return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
+def _is_inside(name: str) -> bool:
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name

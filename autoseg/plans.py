@@ -1,0 +1,164 @@
+"""Plans: every choice derived from data and hardware, typed, validated, readable as JSON.
+
+Axes of spacings, shapes and patches are those of the transposed volume: (z, y, x) after `transpose_forward`, spacing
+in mm. A 2D configuration has two entries (y, x); a 2D image is a volume with one slice.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoseg.errors import UserError
+from autoseg.storage import read_json, write_json
+
+Scheme = Literal["zscore", "ct", "none", "rescale_to_0_1", "rgb_to_0_1"]
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+
+
+class Frozen(BaseModel):
+    """Base of the typed artefacts: unknown fields are errors, values do not change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkSpec(Frozen):
+    """All that an architecture is built from.
+
+    Lists run over encoder stages from high to low resolution; `strides[0]` is all ones. `blocks_decoder` has one entry
+    fewer than the encoder and runs from the deepest decoder stage to the highest resolution.
+    """
+
+    dims: Literal[2, 3]
+    in_channels: int = Field(ge=1)
+    num_outputs: int = Field(ge=1)
+    patch_size: tuple[int, ...]
+    strides: tuple[tuple[int, ...], ...]
+    kernel_sizes: tuple[tuple[int, ...], ...]
+    features: tuple[int, ...]
+    blocks_encoder: tuple[int, ...]
+    blocks_decoder: tuple[int, ...]
+    deep_supervision: bool = True
+    options: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> NetworkSpec:
+        stages = len(self.features)
+        lengths = {len(self.strides), len(self.kernel_sizes), len(self.blocks_encoder), len(self.blocks_decoder) + 1}
+        if lengths != {stages}:
+            raise ValueError(f"strides, kernel_sizes, blocks must fit the {stages} stages of features")
+        for entry in (self.patch_size, *self.strides, *self.kernel_sizes):
+            if len(entry) != self.dims:
+                raise ValueError(f"{entry} must have dims={self.dims} entries")
+        return self
+
+    @property
+    def total_stride(self) -> tuple[int, ...]:
+        """Return the product of all strides per axis: patch sizes must be multiples of it."""
+        total = [1] * self.dims
+        for stride in self.strides:
+            total = [a * b for a, b in zip(total, stride, strict=True)]
+        return tuple(total)
+
+
+class TrainingPlan(Frozen):
+    """The training recipe that the planner proposes; a trainer's `--set` wins over it."""
+
+    steps: int = 250_000
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    weight_decay: float = 3e-5
+    warmup_steps: int = 0
+    precision: Precision = "auto"
+    augmentation: Literal["full", "light", "none"] = "full"
+    time_budget: float | None = None  # seconds for one fold, None: as long as the steps take
+
+
+class Configuration(Frozen):
+    """One way of seeing the data: resolution, patch, network, batch, recipe."""
+
+    name: str
+    dims: Literal[2, 3]
+    spacing: tuple[float, ...]
+    median_shape: tuple[float, ...]
+    patch_size: tuple[int, ...]
+    batch_size: int = Field(ge=1)
+    batch_dice: bool
+    normalization: tuple[Scheme, ...]
+    use_mask: tuple[bool, ...]
+    data_identifier: str  # folder name of the preprocessed store; configurations may share one
+    architecture: str
+    network: NetworkSpec
+    previous_stage: str | None = None
+    next_stage: str | None = None
+    training: TrainingPlan = TrainingPlan()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Configuration:
+        for field in ("spacing", "median_shape", "patch_size"):
+            if len(getattr(self, field)) != self.dims:
+                raise ValueError(f"{field} must have dims={self.dims} entries")
+        if self.network.patch_size != self.patch_size:
+            raise ValueError("network.patch_size differs from patch_size")
+        return self
+
+
+class ChannelIntensities(Frozen):
+    """Pooled foreground intensities of one channel."""
+
+    mean: float
+    median: float
+    std: float
+    min: float
+    max: float
+    percentile_00_5: float
+    percentile_99_5: float
+
+
+class Plans(Frozen):
+    """Everything that planning decided for one data set; the contract between planning and all later stages."""
+
+    format: Literal[1] = 1
+    dataset_name: str
+    plans_name: str
+    planner: str
+    transpose_forward: tuple[int, int, int]
+    transpose_backward: tuple[int, int, int]
+    original_median_spacing: tuple[float, float, float]
+    original_median_shape: tuple[float, float, float]
+    intensities: tuple[ChannelIntensities, ...]
+    channel_names: tuple[str, ...]
+    configurations: dict[str, Configuration]
+    resources: dict[str, Any] = {}  # what the plan was made for: device, memory, time budget
+    notes: tuple[str, ...] = ()  # the plan in words, for the report
+
+    def configuration(self, name: str) -> Configuration:
+        """Return a configuration by name; an unknown name is a UserError that lists the known ones."""
+        if name not in self.configurations:
+            known = ", ".join(self.configurations)
+            raise UserError(f"plans {self.plans_name!r} have no configuration {name!r}", mend=f"choose one of: {known}")
+        return self.configurations[name]
+
+    def write(self, path: Path) -> None:
+        """Write the plans as JSON."""
+        write_json(path, self.model_dump(mode="json"))
+
+    @classmethod
+    def read(cls, path: Path) -> Plans:
+        """Read plans from JSON; what does not fit is told by field and value."""
+        return parse(cls, read_json(path), path)
+
+
+def parse(model: type[BaseModel], content: Any, where: str | Path) -> Any:
+    """Validate `content` against a pydantic model; a UserError tells field, value and reason of every fault."""
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        faults = "; ".join(
+            f"field {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg']}, "
+            f"got {str(fault['input'])[:80]!r}"
+            for fault in error.errors()[:5]
+        )
+        raise UserError(faults, where=where, mend="correct these fields or make the file anew") from None

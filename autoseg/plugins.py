@@ -1,0 +1,241 @@
+"""Finds planners, trainers and architectures by name or by file, without importing unrelated files.
+
+Names are read from the source (`ast`): a top-level class or function decorated with `register.<kind>("name")`. Places,
+in this order: a file given by path (`file.py` or `file.py:name`), `./<kind>s/`, `<workspace>/<kind>s/`, installed
+packages (entry points `autoseg.<kind>s`, the built-ins included).
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from autoseg.errors import UserError
+
+Kind = Literal["trainer", "planner", "architecture"]
+KINDS: tuple[Kind, ...] = ("trainer", "planner", "architecture")
+T = TypeVar("T")
+
+
+class Register:
+    """Decorators that mark a class or function as a plug-in: `@register.trainer("name")`."""
+
+    def trainer(self, name: str) -> Callable[[T], T]:
+        """Mark a Trainer subclass."""
+        return _mark("trainer", name)
+
+    def planner(self, name: str) -> Callable[[T], T]:
+        """Mark a Planner subclass."""
+        return _mark("planner", name)
+
+    def architecture(self, name: str) -> Callable[[T], T]:
+        """Mark an Architecture subclass."""
+        return _mark("architecture", name)
+
+
+register = Register()
+
+
+def _mark(kind: Kind, name: str) -> Callable[[T], T]:
+    def decorate(plugin: T) -> T:
+        names = dict(getattr(plugin, "__dict__", {}).get("autoseg_names", {}))
+        plugin.autoseg_names = {**names, name: kind}  # type: ignore[attr-defined]
+        return plugin
+
+    return decorate
+
+
+@dataclass(frozen=True)
+class Found:
+    """One definition of a plug-in: its name, where it stands, and the first sentence of its docstring."""
+
+    kind: Kind
+    name: str
+    path: Path
+    line: int
+    summary: str
+
+    @property
+    def reference(self) -> str:
+        """Return what finds this plug-in again in another process: the name, or file and name for loose files."""
+        return self.name if _is_installed(self.kind, self.path) else f"{self.path}:{self.name}"
+
+
+def list_plugins(kind: Kind, workspace: Path | None = None) -> list[Found]:
+    """Return every plug-in of a kind that can be found by name, sorted by name; nothing is imported."""
+    found = [entry for folder in search_places(kind, workspace) for entry in _scan_folder(kind, folder)]
+    return sorted(found, key=lambda entry: entry.name)
+
+
+def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
+    """Return where the plug-in `reference` (a name, `file.py`, or `file.py:name`) is defined; UserError if nowhere."""
+    path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
+    if path.endswith(".py"):
+        return _find_in_file(kind, Path(path), name)
+    places = search_places(kind, workspace)
+    hits: dict[Path, Found] = {}
+    names: set[str] = set()
+    for entry in (entry for folder in places for entry in _scan_folder(kind, folder)):
+        names.add(entry.name)
+        if entry.name == reference:
+            hits.setdefault(entry.path.resolve(), entry)
+    if len(hits) > 1:
+        places_text = " and ".join(f"{hit.path}:{hit.line}" for hit in hits.values())
+        raise UserError(
+            f"{kind} {reference!r} is defined twice: {places_text}", mend="rename one, or give FILE.py:NAME"
+        )
+    if hits:
+        return next(iter(hits.values()))
+    close = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(names)) or 'none'}"
+    searched = ", ".join(str(place) for place in places)
+    raise UserError(f"no {kind} called {reference!r}; {hint}", mend=f"searched: {searched}; or give a path FILE.py")
+
+
+def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
+    """Import and return the plug-in that `find` finds."""
+    entry = find(kind, reference, workspace)
+    module = _import_file(kind, entry.path)
+    for value in vars(module).values():
+        if (inspect.isclass(value) or callable(value)) and _own_names(value).get(entry.name) == kind:
+            return value
+    raise UserError(f"{kind} {entry.name!r} did not register itself", where=entry.path)
+
+
+def build_network(reference: str, spec: Any, workspace: Path | None = None) -> Any:
+    """Return the network `reference` built from a NetworkSpec."""
+    architecture = load("architecture", reference, workspace)
+    if spec.dims not in architecture.dims:
+        raise UserError(
+            f"architecture {reference!r} has no {spec.dims}D form (it serves {architecture.dims})",
+            mend="choose another configuration or architecture; `autoseg list architectures` shows the dimensions",
+        )
+    return architecture(spec)
+
+
+def search_places(kind: Kind, workspace: Path | None = None) -> list[Path]:
+    """Return the folders searched for plug-ins of a kind, in order, existing or not."""
+    places = [Path.cwd() / f"{kind}s"]
+    if workspace is not None:
+        places += [Path(workspace) / f"{kind}s", Path(workspace).parent / f"{kind}s"]
+    places += _installed_folders(kind)
+    unique: dict[Path, Path] = {}
+    for place in places:
+        unique.setdefault(place.resolve(), place)
+    return list(unique.values())
+
+
+def _installed_folders(kind: Kind) -> list[Path]:
+    package = importlib.util.find_spec(f"autoseg.{kind}s")
+    folders = [Path(p) for p in package.submodule_search_locations or []] if package else []
+    for point in entry_points(group=f"autoseg.{kind}s"):
+        spec = importlib.util.find_spec(point.module.partition(".")[0])
+        base = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
+        if base is not None:
+            folders.append(base.joinpath(*point.module.split(".")[1:]))
+    return folders
+
+
+def _is_installed(kind: Kind, path: Path) -> bool:
+    return any(path.resolve().is_relative_to(folder.resolve()) for folder in _installed_folders(kind))
+
+
+def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
+    if not folder.is_dir():
+        return []
+    files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
+    return [entry for path in files for entry in _scan_file(kind, path)]
+
+
+def _scan_file(kind: Kind, path: Path) -> list[Found]:
+    """Return the plug-ins that a source file defines; a file that does not parse defines none."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        if "register" not in source:
+            return []
+        tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    found = []
+    for node in tree.body:
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            continue
+        summary = (ast.get_docstring(node) or ast.get_docstring(tree) or "").partition("\n")[0]
+        for name in _registered_names(kind, node.decorator_list):
+            found.append(Found(kind, name, path, node.lineno, summary))
+    return found
+
+
+def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
+    names = []
+    for node in decorators:
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Attribute)
+            and node.func.attr == kind
+            and ast.unparse(node.func.value).endswith("register")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+            and isinstance(node.args[0].value, str)
+        ):
+            names.append(node.args[0].value)
+    return names
+
+
+def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
+    if not path.is_file():
+        raise UserError("the plug-in file does not exist", where=path)
+    try:
+        ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"not valid Python: {error}", where=path) from None
+    entries = [entry for entry in _scan_file(kind, path) if name in ("", entry.name)]
+    if not entries:
+        raise UserError(
+            f"no {kind} {name or ''} registered here", where=path, mend=f'add @register.{kind}("name") to its class'
+        )
+    if len(entries) > 1:
+        names = ", ".join(entry.name for entry in entries)
+        raise UserError(f"several {kind}s here: {names}", where=path, mend=f"say which: {path}:{entries[0].name}")
+    return entries[0]
+
+
+def _own_names(plugin: Any) -> dict[str, Kind]:
+    return getattr(plugin, "__dict__", {}).get("autoseg_names", {})
+
+
+def _import_file(kind: Kind, path: Path) -> Any:
+    """Import a plug-in file: installed ones under their package name, loose ones under a name made of their content."""
+    for folder in (folder.resolve() for folder in _package_folders(kind)):
+        if path.resolve().is_relative_to(folder):
+            relative = path.resolve().relative_to(folder).with_suffix("")
+            return importlib.import_module(".".join([f"autoseg.{kind}s", *relative.parts]))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    module_name = f"autoseg_plugin_{path.stem}_{digest}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    if spec is None or spec.loader is None:
+        raise UserError("cannot be imported", where=path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[module_name]
+        raise UserError(f"importing the plug-in failed: {type(error).__name__}: {error}", where=path) from error
+    return module
+
+
+def _package_folders(kind: Kind) -> list[Path]:
+    package = importlib.util.find_spec(f"autoseg.{kind}s")
+    return [Path(p) for p in package.submodule_search_locations or []] if package else []
