@@ -1,0 +1,118 @@
+"""What the U-Nets of nnU-Net share: layer choices, the split into encoder and decoder, weight names.
+
+Source: Isensee et al. 2021, Nature Methods 18, 203-211; layers from dynamic-network-architectures (Apache-2.0).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from dynamic_network_architectures.initialization.weight_init import InitWeights_He
+from torch import nn
+
+from autoseg.architecture import Architecture
+from autoseg.errors import UserError
+from autoseg.plans import NetworkSpec
+
+
+def layer_arguments(spec: NetworkSpec) -> dict[str, Any]:
+    """Return the keyword arguments that both U-Nets of dynamic-network-architectures take."""
+    return {
+        "input_channels": spec.in_channels,
+        "n_stages": len(spec.features),
+        "features_per_stage": spec.features,
+        "conv_op": (nn.Conv2d, nn.Conv3d)[spec.dims - 2],
+        "kernel_sizes": spec.kernel_sizes,
+        "strides": spec.strides,
+        "num_classes": spec.num_outputs,
+        "n_conv_per_stage_decoder": spec.blocks_decoder,
+        "conv_bias": True,
+        "norm_op": (nn.InstanceNorm2d, nn.InstanceNorm3d)[spec.dims - 2],
+        "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+        "nonlin": nn.LeakyReLU,
+        "nonlin_kwargs": {"inplace": True},
+        "deep_supervision": spec.deep_supervision,
+    }
+
+
+class OnlyHead(nn.Module):
+    """The decoder of a one-stage network: a 1x1 convolution on the encoder's only feature map."""
+
+    def __init__(self, conv_op: type[nn.Module], channels: int, num_outputs: int):
+        super().__init__()
+        self.deep_supervision = False
+        self.seg_layers = nn.ModuleList([conv_op(channels, num_outputs, 1)])
+
+    def forward(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Return logits (B, K, *S) for one feature map (B, F, *S)."""
+        logits = self.seg_layers[0](features[-1])
+        return [logits] if self.deep_supervision else logits
+
+
+class UNet(Architecture):
+    """Encoder, decoder, heads on every decoder stage; parameter names are those of nnU-Net's checkpoints.
+
+    nnU-Net's state dicts name many tensors twice or more (`...convs.0.conv` is `...convs.0.all_modules.0`, and all of
+    `encoder.` again under `decoder.encoder.`). This class writes each tensor once, under the `encoder.`/`decoder.`
+    name, and loads either form; `nnunet_state_dict` gives the form with all names.
+    """
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        if spec.options:
+            raise UserError(f"the U-Nets take no options, got {spec.options}", where="network.options")
+        wrapped = self.build(spec)
+        self.encoder = wrapped.encoder
+        if len(spec.features) > 1:
+            self.decoder = wrapped.decoder
+        else:
+            arguments = layer_arguments(spec)
+            self.decoder = OnlyHead(arguments["conv_op"], spec.features[0], spec.num_outputs)
+        self.apply(InitWeights_He(1e-2))
+        self._name_each_tensor_once()
+        self.train()
+
+    @classmethod
+    def build(cls, spec: NetworkSpec) -> nn.Module:
+        """Return a network of dynamic-network-architectures with `encoder` and `decoder`."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> UNet:
+        """Set training mode; only there do the lower-resolution heads run."""
+        super().train(mode)
+        self.decoder.deep_supervision = mode and self.spec.deep_supervision
+        return self
+
+    def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Return one feature map per stage, high to low resolution, for x (B, C, *S)."""
+        return self.encoder(x)
+
+    def decode(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        """Return logits (B, K, *S), or the deep-supervision list while training."""
+        return self.decoder(features)
+
+    def nnunet_state_dict(self) -> dict[str, torch.Tensor]:
+        """Return the state dict with all of nnU-Net's names."""
+        return {name: parameter.detach() for name, parameter in self.named_parameters(remove_duplicate=False)}
+
+    def _name_each_tensor_once(self) -> None:
+        first: dict[nn.Parameter, str] = {}
+        aliases = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            if first.setdefault(parameter, name) != name:
+                aliases[name] = first[parameter]
+        self.register_state_dict_post_hook(partial(_drop_aliases, tuple(aliases)))
+        self.register_load_state_dict_pre_hook(partial(_fill_aliases, aliases))
+
+
+def _drop_aliases(aliases: tuple[str, ...], _module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    for name in aliases:
+        state.pop(prefix + name, None)
+
+
+def _fill_aliases(aliases: dict[str, str], _module: nn.Module, state: dict, prefix: str, *_: Any) -> None:
+    for alias, name in aliases.items():
+        if prefix + name in state:
+            state[prefix + alias] = state[prefix + name]

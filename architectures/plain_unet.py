@@ -1,0 +1,26 @@
+"""nnU-Net's U-Net. Source: Isensee et al. 2021, Nature Methods 18, 203-211; dynamic-network-architectures (Apache-2.0)."""
+
+from __future__ import annotations
+
+from dynamic_network_architectures.architectures.unet import PlainConvUNet
+from torch import nn
+
+from autoseg.architectures.blocks.unet import UNet, layer_arguments
+from autoseg.plans import NetworkSpec
+from autoseg.plugins import register
+
+
+@register.architecture("plain_unet")
+class PlainUNet(UNet):
+    """nnU-Net's plain U-Net, 2D and 3D: strided convolutions down, transposed convolutions up, instance norm."""
+
+    @classmethod
+    def build(cls, spec: NetworkSpec) -> nn.Module:
+        """Return the wrapped network."""
+        return PlainConvUNet(n_conv_per_stage=spec.blocks_encoder, **layer_arguments(spec))
+
+    @classmethod
+    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
+        """Two convolutions in every stage."""
+        stages = len(spec.features)
+        return spec.model_copy(update={"blocks_encoder": (2,) * stages, "blocks_decoder": (2,) * (stages - 1)})

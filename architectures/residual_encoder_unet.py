@@ -1,0 +1,34 @@
+"""nnU-Net's U-Net with a residual encoder. Source: Isensee et al. 2024, nnU-Net Revisited, arXiv:2404.09556."""
+
+from __future__ import annotations
+
+from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
+from dynamic_network_architectures.initialization.weight_init import init_last_bn_before_add_to_0
+from torch import nn
+
+from autoseg.architectures.blocks.unet import UNet, layer_arguments
+from autoseg.plans import NetworkSpec
+from autoseg.plugins import register
+
+BLOCKS = (1, 3, 4, 6)  # of the first stages; deeper stages repeat the last entry
+
+
+@register.architecture("residual_encoder_unet")
+class ResidualEncoder(UNet):
+    """nnU-Net's residual encoder U-Net, 2D and 3D: ResNet-D blocks down, one convolution per decoder stage."""
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        self.apply(init_last_bn_before_add_to_0)  # every residual block starts as its skip
+
+    @classmethod
+    def build(cls, spec: NetworkSpec) -> nn.Module:
+        """Return the wrapped network."""
+        return ResidualEncoderUNet(n_blocks_per_stage=spec.blocks_encoder, **layer_arguments(spec))
+
+    @classmethod
+    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
+        """1, 3, 4, 6, 6, ... residual blocks in the encoder, one convolution per decoder stage."""
+        stages = len(spec.features)
+        blocks = (*BLOCKS, *[BLOCKS[-1]] * stages)[:stages]
+        return spec.model_copy(update={"blocks_encoder": blocks, "blocks_decoder": (1,) * (stages - 1)})

@@ -1,0 +1,174 @@
+"""The two U-Nets: sizes, names, outputs, initial state."""
+
+import copy
+import math
+
+import pytest
+import torch
+
+from autoseg import plugins
+from autoseg.errors import UserError
+from autoseg.plans import NetworkSpec
+
+NAMES = ("plain_unet", "residual_encoder_unet")
+
+
+def make_spec(dims=3, stages=4, *, features=None, channels=1, outputs=3, patch=None, strides=None, deep=True, **options):
+    strides = strides or ((1,) * dims, *[(2,) * dims] * (stages - 1))
+    features = features or tuple(min(320, 32 * 2**i) for i in range(len(strides)))
+    spec = NetworkSpec(
+        dims=dims,
+        in_channels=channels,
+        num_outputs=outputs,
+        patch_size=patch or (32,) * dims,
+        strides=strides,
+        kernel_sizes=[[1 if s == 1 and any(k > 1 for k in stride) else 3 for s in stride] for stride in strides],
+        features=features,
+        blocks_encoder=(1,) * len(strides),
+        blocks_decoder=(1,) * (len(strides) - 1),
+        deep_supervision=deep,
+        options=options,
+    )
+    return spec
+
+
+def make(name, spec):
+    return plugins.build_network(name, plugins.load("architecture", name).adapt_spec(spec))
+
+
+def count(network):
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_parameter_counts_are_those_of_nnunet():
+    with torch.device("meta"):
+        assert count(make("plain_unet", make_spec(stages=6))) == 31_196_399
+        assert count(make("plain_unet", make_spec(stages=4))) == 5_603_177
+        assert count(make("residual_encoder_unet", make_spec(stages=6))) == 102_350_575
+
+
+def test_training_gives_one_output_per_decoder_stage_full_resolution_first():
+    network = make("plain_unet", make_spec(features=(4, 8, 8, 8)))
+    shapes = [tuple(logits.shape) for logits in network(torch.zeros(1, 1, 40, 56, 40))]
+    assert shapes == [(1, 3, 40, 56, 40), (1, 3, 20, 28, 20), (1, 3, 10, 14, 10)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("dims", "strides", "channels"),
+    [
+        (2, ((1, 1), (2, 2), (2, 1)), 3),
+        (3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)), 1),
+        (3, ((1, 1, 1), (2, 2, 2), (2, 2, 1)), 5),
+    ],
+)
+def test_shapes_dtype_gradients(name, dims, strides, channels):
+    torch.manual_seed(0)
+    spec = make_spec(dims, strides=strides, features=(4, 6, 8), channels=channels, outputs=2)
+    network = make(name, spec)
+    x = torch.randn(1, channels, *(8 * a for a in spec.total_stride))
+    outputs = network(x)
+    assert [out.shape[1] for out in outputs] == [2, 2]
+    assert outputs[0].shape[2:] == x.shape[2:]
+    sum(out.float().pow(2).mean() for out in outputs).backward()
+    gradients = [p.grad for p in network.parameters()]
+    assert all(g is not None and torch.isfinite(g).all() for g in gradients)
+    network.eval()
+    with torch.no_grad():
+        once, twice = network(x), network(x)
+        with torch.autocast("cpu", torch.bfloat16):
+            low = network(x)
+    assert torch.equal(once, twice)
+    assert low.dtype == torch.bfloat16
+    torch.testing.assert_close(once, network.train()(x)[0], rtol=1e-4, atol=1e-4)
+
+
+def test_eval_runs_only_the_full_resolution_head():
+    network = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval()
+    called = []
+    for index, head in enumerate(network.decoder.seg_layers):
+        head.register_forward_hook(lambda *_, index=index: called.append(index))
+    network(torch.zeros(1, 1, 16, 16, 16))
+    assert called == [2]
+    network.train()(torch.zeros(1, 1, 16, 16, 16))
+    assert called == [2, 0, 1, 2]
+
+
+def test_forward_is_decode_of_encode():
+    network = make("residual_encoder_unet", make_spec(2, 3, features=(4, 8, 8))).eval()
+    x = torch.randn(2, 1, 16, 16)
+    features = network.encode(x)
+    assert [tuple(f.shape) for f in features] == [(2, 4, 16, 16), (2, 8, 8, 8), (2, 8, 4, 4)]
+    assert torch.equal(network.decode(features), network(x))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_state_dict_names_each_tensor_once_and_loads_both_forms(name):
+    torch.manual_seed(1)
+    spec = make_spec(2, 3, features=(4, 8, 8))
+    network, other = make(name, spec), make(name, spec)
+    state = network.state_dict()
+    assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
+    assert sum(tensor.numel() for tensor in state.values()) == count(network)
+    assert {key.partition(".")[0] for key in state} == {"encoder", "decoder"}
+    assert "decoder.stages.0.convs.0.conv.weight" in state
+    other.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), other.parameters(), strict=True))
+    third = make(name, spec)
+    third.load_state_dict(network.nnunet_state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(network.parameters(), third.parameters(), strict=True))
+    wanted = type(network).build(network.spec).state_dict().keys()
+    assert network.nnunet_state_dict().keys() == wanted
+    state.pop("decoder.stages.0.convs.0.conv.weight")
+    with pytest.raises(RuntimeError, match=r"decoder\.stages\.0\.convs\.0\.conv\.weight"):
+        other.load_state_dict(state)
+
+
+def test_copies_load_and_run():
+    network = make("residual_encoder_unet", make_spec(2, 3, features=(4, 8, 8))).eval()
+    twin = copy.deepcopy(network)
+    twin.load_state_dict(network.state_dict())
+    x = torch.randn(1, 1, 16, 16)
+    assert torch.equal(network(x), twin(x))
+    with torch.no_grad():
+        next(twin.parameters()).zero_()
+    assert not torch.equal(network(x), twin(x))
+
+
+def test_he_initialisation():
+    torch.manual_seed(0)
+    network = make("plain_unet", make_spec(stages=3, features=(64, 64, 64)))
+    weight = network.encoder.stages[1][0].convs[1].conv.weight
+    assert weight.std().item() == pytest.approx(math.sqrt(2 / (1 + 0.01**2) / (64 * 27)), rel=0.02)
+    up = network.decoder.transpconvs[0].weight  # (in, out, 2, 2, 2): the fan-in that torch computes is out x 8
+    assert up.std().item() == pytest.approx(math.sqrt(2 / (1 + 0.01**2) / (64 * 8)), rel=0.02)
+    assert all((p == 0).all() for n, p in network.named_parameters() if n.endswith("bias"))
+
+
+def test_residual_blocks_start_as_their_skip():
+    torch.manual_seed(0)
+    network = make("residual_encoder_unet", make_spec(stages=2, features=(4, 4)))
+    stage = network.encoder.stages[1]
+    x = torch.randn(1, 4, 4, 4, 4)
+    first = torch.nn.functional.leaky_relu(torch.nn.functional.avg_pool3d(x, 2), 0.01)
+    again = torch.nn.functional.leaky_relu(torch.nn.functional.leaky_relu(first, 0.01), 0.01)
+    torch.testing.assert_close(stage(x), again)
+
+
+def test_one_stage_network_has_a_head():
+    network = make("plain_unet", make_spec(strides=((1, 1, 1),), features=(4,), patch=(5, 5, 5)))
+    (logits,) = network(torch.zeros(1, 1, 5, 5, 5))
+    assert logits.shape == (1, 3, 5, 5, 5)
+    assert network.eval()(torch.zeros(1, 1, 5, 5, 5)).shape == (1, 3, 5, 5, 5)
+
+
+def test_adapted_block_counts():
+    spec = plugins.load("architecture", "residual_encoder_unet").adapt_spec(make_spec(stages=6))
+    assert (spec.blocks_encoder, spec.blocks_decoder) == ((1, 3, 4, 6, 6, 6), (1,) * 5)
+    spec = plugins.load("architecture", "plain_unet").adapt_spec(make_spec(stages=3))
+    assert (spec.blocks_encoder, spec.blocks_decoder) == ((2, 2, 2), (2, 2))
+
+
+def test_unknown_options_are_refused():
+    with pytest.raises(UserError, match="no options"):
+        make("plain_unet", make_spec(width=3))
