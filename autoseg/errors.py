@@ -35,6 +35,9 @@ class CaseError(AutosegError):
         self.reason = reason
         super().__init__(f"case {case}, {stage}: {reason}")
 
+    def __reduce__(self) -> tuple[type[CaseError], tuple[str, str, str]]:
+        return type(self), (self.case, self.stage, self.reason)  # so that it survives the way back from a worker
+
 
 class CasesFailed(AutosegError):
     """Some cases failed, the others are complete (exit code 1)."""
@@ -43,6 +46,9 @@ class CasesFailed(AutosegError):
         self.failures = tuple(failures)
         lines = [f"{len(self.failures)} case(s) failed; the others are complete:"]
         super().__init__("\n".join(lines + [f"  {failure}" for failure in self.failures]))
+
+    def __reduce__(self) -> tuple[type[CasesFailed], tuple[tuple[CaseError, ...]]]:
+        return type(self), (self.failures,)
 
 
 class Interrupted(AutosegError):

@@ -164,7 +164,8 @@ def _paint_order(parsed: dict[str, tuple[int, ...]], given: Any, where: str) -> 
     names = list(parsed)
     if given is not None:
         allowed = {value for values in parsed.values() for value in values}
-        fits = isinstance(given, list) and len(given) == len(names) and all(value in allowed for value in given)
+        fits = isinstance(given, list) and len(given) == len(names)
+        fits = fits and all(isinstance(value, int) and value in allowed for value in given)
         if not fits:
             raise UserError(
                 f"field regions_class_order must list one declared value for each of {names}, got {given!r}",

@@ -67,8 +67,12 @@ class Model(Frozen):
     checksums: dict[str, str] = {}  # relative file -> SHA-256
 
     def member(self, name: str) -> Member:
-        """Return a member by name."""
-        return next(member for member in self.members if member.name == name)
+        """Return a member by name; an unknown name is a UserError that lists the known ones."""
+        for member in self.members:
+            if member.name == name:
+                return member
+        known = ", ".join(member.name for member in self.members)
+        raise UserError(f"the model has no member {name!r}", where=MODEL_FILE, mend=f"choose one of: {known}")
 
 
 def read_model(folder: Path, *, verify: bool = True) -> Model:
@@ -81,7 +85,8 @@ def read_model(folder: Path, *, verify: bool = True) -> Model:
         if verify and file_hash(file) != digest:
             raise UserError("the content does not match its checksum", where=file, mend="copy the model folder again")
     for member in model.members:
-        unlisted = {member.plans_file, *member.folds.values()} - set(model.checksums)
+        files = {member.plans_file, *member.folds.values(), *filter(None, [member.plugin_source])}
+        unlisted = files - set(model.checksums)
         if unlisted:
             raise UserError(f"files without a checksum: {sorted(unlisted)}", where=folder / MODEL_FILE)
     return model
@@ -100,4 +105,4 @@ def checksums(folder: Path) -> dict[str, str]:
 
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\\" not in name
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not {"\\", ":"} & set(name)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -67,7 +67,7 @@ class Found:
     @property
     def reference(self) -> str:
         """Return what finds this plug-in again in another process: the name, or file and name for loose files."""
-        return self.name if _is_installed(self.kind, self.path) else f"{self.path}:{self.name}"
+        return self.name if _module_name(self.kind, self.path) else f"{self.path.resolve()}:{self.name}"
 
 
 def list_plugins(kind: Kind, workspace: Path | None = None) -> list[Found]:
@@ -82,12 +82,12 @@ def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
     if path.endswith(".py"):
         return _find_in_file(kind, Path(path), name)
     places = search_places(kind, workspace)
-    hits: dict[Path, Found] = {}
+    hits: dict[tuple[Path, int], Found] = {}
     names: set[str] = set()
     for entry in (entry for folder in places for entry in _scan_folder(kind, folder)):
         names.add(entry.name)
         if entry.name == reference:
-            hits.setdefault(entry.path.resolve(), entry)
+            hits.setdefault((entry.path.resolve(), entry.line), entry)
     if len(hits) > 1:
         places_text = " and ".join(f"{hit.path}:{hit.line}" for hit in hits.values())
         raise UserError(
@@ -106,7 +106,7 @@ def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
     entry = find(kind, reference, workspace)
     module = _import_file(kind, entry.path)
     for value in vars(module).values():
-        if (inspect.isclass(value) or callable(value)) and _own_names(value).get(entry.name) == kind:
+        if _own_names(value).get(entry.name) == kind:
             return value
     raise UserError(f"{kind} {entry.name!r} did not register itself", where=entry.path)
 
@@ -127,31 +127,44 @@ def search_places(kind: Kind, workspace: Path | None = None) -> list[Path]:
     places = [Path.cwd() / f"{kind}s"]
     if workspace is not None:
         places += [Path(workspace) / f"{kind}s", Path(workspace).parent / f"{kind}s"]
-    places += _installed_folders(kind)
+    places += _installed(kind)
     unique: dict[Path, Path] = {}
     for place in places:
         unique.setdefault(place.resolve(), place)
     return list(unique.values())
 
 
-def _installed_folders(kind: Kind) -> list[Path]:
+def _installed(kind: Kind) -> dict[Path, str]:
+    """Return folder or file -> module name of the installed packages and modules that bring plug-ins of a kind."""
     package = importlib.util.find_spec(f"autoseg.{kind}s")
-    folders = [Path(p) for p in package.submodule_search_locations or []] if package else []
+    found = {Path(folder): f"autoseg.{kind}s" for folder in (package and package.submodule_search_locations) or []}
     for point in entry_points(group=f"autoseg.{kind}s"):
-        spec = importlib.util.find_spec(point.module.partition(".")[0])
-        base = Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
-        if base is not None:
-            folders.append(base.joinpath(*point.module.split(".")[1:]))
-    return folders
+        top, *rest = point.module.split(".")
+        spec = importlib.util.find_spec(top)
+        if spec is None:
+            continue
+        if spec.submodule_search_locations:
+            place = Path(spec.submodule_search_locations[0]).joinpath(*rest)
+            found.setdefault(place if place.is_dir() else place.with_suffix(".py"), point.module)
+        elif spec.origin and not rest:
+            found.setdefault(Path(spec.origin), point.module)
+    return found
 
 
-def _is_installed(kind: Kind, path: Path) -> bool:
-    return any(path.resolve().is_relative_to(folder.resolve()) for folder in _installed_folders(kind))
+def _module_name(kind: Kind, path: Path) -> str | None:
+    """Return the module name of a plug-in file inside an installed package, None for a loose file."""
+    path = path.resolve()
+    for place, module in _installed(kind).items():
+        if path == place.resolve():
+            return module
+        if path.is_relative_to(place.resolve()):
+            return ".".join([module, *path.relative_to(place.resolve()).with_suffix("").parts])
+    return None
 
 
 def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
-    if not folder.is_dir():
-        return []
+    if folder.is_file():
+        return _scan_file(kind, folder)
     files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
     return [entry for path in files for entry in _scan_file(kind, path)]
 
@@ -196,13 +209,12 @@ def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
         raise UserError("the plug-in file does not exist", where=path)
     try:
         ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError) as error:
         raise UserError(f"not valid Python: {error}", where=path) from None
     entries = [entry for entry in _scan_file(kind, path) if name in ("", entry.name)]
     if not entries:
-        raise UserError(
-            f"no {kind} {name or ''} registered here", where=path, mend=f'add @register.{kind}("name") to its class'
-        )
+        what = f"no {kind} {name!r} registered here" if name else f"no {kind} registered here"
+        raise UserError(what, where=path, mend=f'add @register.{kind}("name") to its class')
     if len(entries) > 1:
         names = ", ".join(entry.name for entry in entries)
         raise UserError(f"several {kind}s here: {names}", where=path, mend=f"say which: {path}:{entries[0].name}")
@@ -215,10 +227,13 @@ def _own_names(plugin: Any) -> dict[str, Kind]:
 
 def _import_file(kind: Kind, path: Path) -> Any:
     """Import a plug-in file: installed ones under their package name, loose ones under a name made of their content."""
-    for folder in (folder.resolve() for folder in _package_folders(kind)):
-        if path.resolve().is_relative_to(folder):
-            relative = path.resolve().relative_to(folder).with_suffix("")
-            return importlib.import_module(".".join([f"autoseg.{kind}s", *relative.parts]))
+    installed = _module_name(kind, path)
+    if installed:
+        try:
+            return importlib.import_module(installed)
+        except ImportError as error:
+            mend = f"install the package {error.name!r}" if error.name else None
+            raise UserError(f"importing the plug-in failed: {error}", where=path, mend=mend) from error
     digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     module_name = f"autoseg_plugin_{path.stem}_{digest}"
     if module_name in sys.modules:
@@ -234,8 +249,3 @@ def _import_file(kind: Kind, path: Path) -> Any:
         del sys.modules[module_name]
         raise UserError(f"importing the plug-in failed: {type(error).__name__}: {error}", where=path) from error
     return module
-
-
-def _package_folders(kind: Kind) -> list[Path]:
-    package = importlib.util.find_spec(f"autoseg.{kind}s")
-    return [Path(p) for p in package.submodule_search_locations or []] if package else []

@@ -56,6 +56,8 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError("the file does not exist", where=path) from None
+    except OSError as error:
+        raise UserError(f"the file cannot be read ({error.strerror})", where=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"not valid JSON ({error})", where=path, mend="correct the file or make it anew") from None
 

@@ -23,9 +23,9 @@ class Workspace:
 
     @classmethod
     def open(cls, path: str | Path | None = None) -> Workspace:
-        """Return the workspace at `path`, else AUTOSEG_WORKSPACE, else nnU-Net's variables, else ./autoseg_workspace."""
-        if path is None and "AUTOSEG_WORKSPACE" in os.environ:
-            path = os.environ["AUTOSEG_WORKSPACE"]
+        """Return the workspace at `path`, else AUTOSEG_WORKSPACE, else by nnU-Net's variables, else the default."""
+        if path is None:
+            path = os.environ.get("AUTOSEG_WORKSPACE") or None
         root = Path(path if path is not None else "autoseg_workspace")
         folders = {"raw": root / "raw", "preprocessed": root / "preprocessed", "results": root / "results"}
         if path is None:
@@ -41,12 +41,15 @@ class Workspace:
             return path
         text = str(reference)
         folders = sorted(folder for folder in self.raw.glob("Dataset*") if folder.is_dir())
-        for folder in folders:
-            match = DATASET_NAME.fullmatch(folder.name)
-            by_number = match and text.isdigit() and int(match.group(1)) == int(text)
-            if by_number or folder.name == text or (match and match.group(2) == text):
-                return folder
-        # A data set that came as a list file or from elsewhere is known by what was made of it.
+        hits = [folder for folder in folders if _is_called(folder.name, text)]
+        if len(hits) == 1:
+            return hits[0]
+        if hits:
+            raise UserError(
+                f"{text!r} fits several data sets: {', '.join(hit.name for hit in hits)}",
+                where=self.raw,
+                mend="give the whole name of one of them",
+            )
         known = ", ".join(folder.name for folder in folders) or "none"
         raise UserError(
             f"no data set {text!r}; known in {self.raw}: {known}",
@@ -76,3 +79,12 @@ class Workspace:
     def model_folder(self, dataset_name: str) -> Path:
         """Return the folder of the selected, self-contained model."""
         return self.results / dataset_name / "model"
+
+
+def _is_called(folder_name: str, text: str) -> bool:
+    """Tell whether `text` is the whole name, the number, or the name without the number of a data set folder."""
+    match = DATASET_NAME.fullmatch(folder_name)
+    if match is None or text == folder_name:
+        return text == folder_name
+    by_number = text.isdecimal() and int(match.group(1)) == int(text)
+    return by_number or match.group(2) == text
