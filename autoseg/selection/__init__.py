@@ -1,0 +1,1 @@
+"""Selection: the best configuration or ensemble, its post-processing, and the model folder."""
