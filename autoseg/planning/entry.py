@@ -1,0 +1,50 @@
+"""The stage: find the planner, let it plan, write the plans."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from autoseg import plugins
+from autoseg.planning.planner import Planner
+from autoseg.planning.resources import Resources
+from autoseg.plans import Plans
+from autoseg.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+
+def plan(
+    dataset: Any,
+    fingerprint: Any,
+    workspace: Workspace,
+    *,
+    planner: str = "auto",
+    architecture: str | None = None,
+    gpu_memory: float | None = None,
+    time_budget: float | None = None,
+    configurations: Sequence[str] | None = None,
+    plans_name: str | None = None,
+    device: str = "auto",
+) -> Plans:
+    """Plan a data set and write the plans into the workspace; returns them.
+
+    `gpu_memory` in GiB, `time_budget` in seconds: the training time of one configuration's whole cross-validation.
+    The plans are named after the planner unless `plans_name` is given.
+    """
+    found = plugins.find("planner", planner, workspace.root)
+    kind = plugins.load("planner", planner, workspace.root)
+    instance: Planner = kind(
+        name=found.name,
+        plans_name=plans_name,
+        architecture=architecture,
+        wanted=configurations,
+        workspace=workspace.root,
+    )
+    resources = Resources.detect(device, gpu_memory=gpu_memory, time_budget=time_budget)
+    plans = instance.plan(fingerprint, resources, dataset)
+    target = workspace.plans_file(fingerprint.dataset_name, plans.plans_name)
+    plans.write(target)
+    log.info("plans written to %s", target)
+    return plans
