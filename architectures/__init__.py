@@ -1,0 +1,1 @@
+"""Network families, one per file; found by name, see `autoseg.plugins`."""

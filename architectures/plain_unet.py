@@ -1,11 +1,11 @@
-"""nnU-Net's U-Net. Source: Isensee et al. 2021, Nature Methods 18, 203-211; dynamic-network-architectures (Apache-2.0)."""
+"""nnU-Net's U-Net. Source: Isensee et al. 2021, Nature Methods 18, 203-211; layers of dynamic-network-architectures."""
 
 from __future__ import annotations
 
+from autoseg.architectures.blocks.unet import UNet, layer_arguments
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
-from autoseg.architectures.blocks.unet import UNet, layer_arguments
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from autoseg.architectures.blocks.unet import UNet, layer_arguments
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.initialization.weight_init import init_last_bn_before_add_to_0
 from torch import nn
 
-from autoseg.architectures.blocks.unet import UNet, layer_arguments
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 

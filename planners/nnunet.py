@@ -1,4 +1,4 @@
-"""nnU-Net's plain planner. Source: Isensee et al. 2021, Nature Methods 18, 203-211; rules of nnU-Net v2 (Apache-2.0)."""
+"""nnU-Net's plain planner. Source: Isensee et al. 2021, Nature Methods 18, 203-211; rules of nnU-Net v2."""
 
 from __future__ import annotations
 

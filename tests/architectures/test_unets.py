@@ -13,7 +13,9 @@ from autoseg.plans import NetworkSpec
 NAMES = ("plain_unet", "residual_encoder_unet")
 
 
-def make_spec(dims=3, stages=4, *, features=None, channels=1, outputs=3, patch=None, strides=None, deep=True, **options):
+def make_spec(
+    dims=3, stages=4, *, features=None, channels=1, outputs=3, patch=None, strides=None, deep=True, **options
+):
     strides = strides or ((1,) * dims, *[(2,) * dims] * (stages - 1))
     features = features or tuple(min(320, 32 * 2**i) for i in range(len(strides)))
     spec = NetworkSpec(
