@@ -1,0 +1,36 @@
+"""Inference: network and case -> label map on the original grid. Knows model folders, not trainers."""
+
+from autoseg.inference.export import label_map, logits_to_label_map, logits_to_probabilities, probabilities, uncertainty
+from autoseg.inference.folder import CaseResult
+from autoseg.inference.postprocessing import postprocess
+from autoseg.inference.predictor import Prediction, Predictor
+from autoseg.inference.preprocessed import (
+    evaluating,
+    one_hot_foreground,
+    predict_mean,
+    predict_preprocessed,
+    previous_stage_label,
+)
+from autoseg.inference.resampling import Resampled
+from autoseg.inference.window import Mean, sliding_window, sliding_window_logits
+
+__all__ = [
+    "CaseResult",
+    "Mean",
+    "Prediction",
+    "Predictor",
+    "Resampled",
+    "evaluating",
+    "label_map",
+    "logits_to_label_map",
+    "logits_to_probabilities",
+    "one_hot_foreground",
+    "postprocess",
+    "predict_mean",
+    "predict_preprocessed",
+    "previous_stage_label",
+    "probabilities",
+    "sliding_window",
+    "sliding_window_logits",
+    "uncertainty",
+]

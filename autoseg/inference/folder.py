@@ -1,0 +1,186 @@
+"""Prediction of a folder: reading, network and writing overlap; a failing case leaves the others alone."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from autoseg.errors import AutosegError, UserError
+from autoseg.inference.records import Record
+from autoseg.raw import Case, Geometry, list_prediction_cases, read_image, write_label, write_probabilities
+from autoseg.storage import content_hash
+
+if TYPE_CHECKING:
+    from autoseg.inference.predictor import Prediction, Predictor, Prepared
+
+log = logging.getLogger(__name__)
+
+WAITING_WRITES = 2  # predictions that may wait for the disk
+SPARE_BYTES = 2**24  # free space that is left on the disk
+LOSSY = (".jpg", ".jpeg")
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """What became of one case: its label map, or the error; `skipped` if it was finished before."""
+
+    case: str
+    output: Path | None
+    error: str | None = None
+    skipped: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One case with everything that is written for it."""
+
+    case: Case
+    label: Path
+    probabilities: Path | None
+    uncertainty: Path | None
+
+    @property
+    def outputs(self) -> list[Path]:
+        return [path for path in (self.label, self.probabilities, self.uncertainty) if path is not None]
+
+
+def predict_folder(
+    predictor: Predictor,
+    inputs: Path,
+    output: Path,
+    *,
+    save_probabilities: bool = False,
+    uncertainty: bool = False,
+    workers: int = 1,
+    restart: bool = False,
+) -> list[CaseResult]:
+    """Segment every case of `inputs` (a folder of images, or one DICOM series) into `output`, in the order of names.
+
+    Writes `<case><ending>` on exactly the grid of the image, with `save_probabilities` `<case>_probabilities`, with
+    `uncertainty` `<case>_uncertainty` (float32, 0..1). `workers` threads read and preprocess ahead of the network.
+    Cases that this model finished before, from the same files and with the same settings, are skipped unless `restart`.
+    A case that fails is reported in its result.
+    """
+    if output.resolve() == inputs.resolve():
+        raise UserError("input and output are the same folder", where=output, mend="choose another output folder")
+    model = predictor.model
+    cases = list_prediction_cases(inputs, channels=len(model.channel_names), file_ending=model.file_ending)
+    output.mkdir(parents=True, exist_ok=True)
+    record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
+    jobs = [_job(case, output, model.file_ending, save_probabilities, uncertainty) for case in cases]
+    finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}
+    results = {name: CaseResult(name, _label_of(jobs, name), skipped=True) for name in finished}
+    todo = [job for job in jobs if job.case.id not in finished]
+    if finished:
+        log.info("%d case(s) are finished already", len(finished))
+    with tqdm(total=len(jobs), initial=len(finished), desc="predict", unit="case", disable=None) as progress:
+        for result in _stream(predictor, todo, record, workers=workers):
+            results[result.case] = result
+            progress.update()
+            if result.error:
+                log.error("case %s failed: %s", result.case, result.error)
+    return [results[job.case.id] for job in jobs]
+
+
+def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, workers: int) -> Iterator[CaseResult]:
+    """Yield a result per job; at most `workers` + 1 cases are read ahead and `WAITING_WRITES` wait to be written."""
+    readers = ThreadPoolExecutor(max(1, workers), thread_name_prefix="read")
+    writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+    ahead = iter(jobs)
+    reads: deque[tuple[_Job, Future]] = deque()
+    writes: deque[tuple[_Job, Future]] = deque()
+    try:
+        while True:
+            for job in _take(ahead, max(1, workers) + 1 - len(reads)):
+                reads.append((job, readers.submit(_read, predictor, job)))
+            if not reads:
+                break
+            job, future = reads.popleft()
+            try:
+                prepared, geometry = future.result()
+                del future
+                prediction = predictor.predict_prepared(
+                    prepared, save_probabilities=job.probabilities is not None, uncertainty=job.uncertainty is not None
+                )
+                del prepared
+            except Exception as error:
+                yield _failed(job, error)
+                continue
+            while len(writes) >= WAITING_WRITES:
+                yield _written(*writes.popleft())
+            writes.append((job, writer.submit(_write, job, prediction, geometry, record)))
+            del prediction
+        while writes:
+            yield _written(*writes.popleft())
+    finally:
+        readers.shutdown(cancel_futures=True)
+        writer.shutdown()
+
+
+def _read(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
+    image = read_image(job.case.images, channels=len(predictor.model.channel_names))
+    return predictor.prepare(image.data, image.geometry.spacing), image.geometry
+
+
+def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record) -> None:
+    arrays = [prediction.label, prediction.probabilities, prediction.uncertainty]
+    needed = sum(array.nbytes for array in arrays if array is not None) + SPARE_BYTES
+    free = shutil.disk_usage(job.label.parent).free
+    if free < needed:
+        raise UserError(
+            f"the disk has {free / 2**20:.0f} MiB left, {needed / 2**20:.0f} MiB may be needed",
+            where=job.label.parent,
+            mend="free some space, then predict again: finished cases are kept",
+        )
+    write_label(job.label, prediction.label, geometry)
+    if job.probabilities is not None:
+        write_probabilities(job.probabilities, prediction.probabilities, geometry)
+    if job.uncertainty is not None:
+        write_probabilities(job.uncertainty, prediction.uncertainty[np.newaxis], geometry)
+    record.finish(job.case.id, job.case.images, job.outputs)
+
+
+def _written(job: _Job, future: Future) -> CaseResult:
+    error = future.exception()
+    return CaseResult(job.case.id, job.label) if error is None else _failed(job, error)
+
+
+def _failed(job: _Job, error: BaseException) -> CaseResult:
+    if not isinstance(error, AutosegError):
+        log.debug("case %s", job.case.id, exc_info=error)
+    text = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
+    return CaseResult(job.case.id, None, text)
+
+
+def _job(case: Case, output: Path, file_ending: str, save_probabilities: bool, uncertainty: bool) -> _Job:
+    ending = _ending(case, file_ending)
+    return _Job(
+        case=case,
+        label=output / f"{case.id}{ending}",
+        probabilities=output / f"{case.id}_probabilities{ending}" if save_probabilities else None,
+        uncertainty=output / f"{case.id}_uncertainty{ending}" if uncertainty else None,
+    )
+
+
+def _ending(case: Case, file_ending: str) -> str:
+    """Return the ending of the outputs: the data set's, but NIfTI for DICOM series and PNG for lossy formats."""
+    if case.images[0].is_dir() or file_ending.lower() == ".dcm":
+        return ".nii.gz"
+    return ".png" if file_ending.lower() in LOSSY else file_ending
+
+
+def _label_of(jobs: Sequence[_Job], name: str) -> Path:
+    return next(job.label for job in jobs if job.case.id == name)
+
+
+def _take(jobs: Iterator[_Job], count: int) -> Iterator[_Job]:
+    return (job for _, job in zip(range(count), jobs, strict=False))

@@ -1,0 +1,145 @@
+"""The members of a model folder as networks, ready on a device."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from autoseg.errors import UserError
+from autoseg.model_folder import Member, Model, read_member_plans
+from autoseg.plans import Configuration, NetworkSpec, Plans
+from autoseg.plugins import build_network
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoadedMember:
+    """One configuration of a model with the networks of its folds."""
+
+    member: Member
+    plans: Plans
+    configuration: Configuration
+    networks: tuple[nn.Module, ...]
+
+    @property
+    def preprocessing(self) -> tuple[str, str]:
+        """Return what tells whether two members can share a preprocessed case."""
+        return self.member.plans_file, self.configuration.data_identifier
+
+
+def load_members(
+    folder: Path,
+    model: Model,
+    *,
+    device: torch.device,
+    folds: Sequence[str | int] | None = None,
+    trust_plugins: bool = False,
+) -> tuple[LoadedMember, ...]:
+    """Return the members that take part, every previous stage before the member that needs it."""
+    _check_references(folder, model)
+    ordered: dict[str, LoadedMember] = {}
+    for member in model.members:
+        chain = []
+        current: Member | None = member if member.in_ensemble else None
+        while current is not None and current.name not in ordered:
+            if current.name in (below.name for below in chain):
+                raise UserError(f"members {sorted(m.name for m in chain)} are previous stages of one another")
+            chain.append(current)
+            current = model.member(current.previous_stage) if current.previous_stage else None
+        for link in reversed(chain):
+            ordered[link.name] = _load_member(
+                folder, model, link, device=device, folds=folds, trust_plugins=trust_plugins
+            )
+    return tuple(ordered.values())
+
+
+def _check_references(folder: Path, model: Model) -> None:
+    names = {member.name for member in model.members}
+    for member in model.members:
+        if member.previous_stage is not None and member.previous_stage not in names:
+            raise UserError(f"member {member.name!r} needs {member.previous_stage!r}, which is missing", where=folder)
+    if not any(member.in_ensemble for member in model.members):
+        raise UserError("the model has no member that predicts", where=folder)
+
+
+def _load_member(
+    folder: Path,
+    model: Model,
+    member: Member,
+    *,
+    device: torch.device,
+    folds: Sequence[str | int] | None,
+    trust_plugins: bool,
+) -> LoadedMember:
+    plans = read_member_plans(folder, member)
+    configuration = plans.configuration(member.configuration)
+    if configuration.network.num_outputs != model.labels.num_outputs:
+        raise UserError(
+            f"the network of member {member.name!r} has {configuration.network.num_outputs} outputs, "
+            f"the labels need {model.labels.num_outputs}",
+            where=folder,
+        )
+    reference = _architecture(folder, model, member, trust_plugins)
+    options = {**configuration.network.options, **member.network_options}
+    spec = configuration.network.model_copy(update={"options": options})
+    files = [folder / member.folds[fold] for fold in _chosen_folds(folder, member, folds)]
+    networks = tuple(_load_network(reference, spec, file, device) for file in files)
+    return LoadedMember(member=member, plans=plans, configuration=configuration, networks=networks)
+
+
+def _architecture(folder: Path, model: Model, member: Member, trust_plugins: bool) -> str:
+    """Return the reference of the architecture; code that came with the model runs only if it is trusted."""
+    if member.plugin_source is None:
+        if ".py" in member.architecture:
+            raise UserError(
+                f"member {member.name!r} names a file as its architecture: {member.architecture}",
+                where=folder,
+                mend="make the model folder again, so that the source is part of it",
+            )
+        return member.architecture
+    source = folder / member.plugin_source
+    if member.plugin_source not in model.checksums:
+        raise UserError("the plug-in source has no checksum", where=source)
+    if not trust_plugins:
+        raise UserError(
+            "the model comes with its own architecture source, which is not run without your consent",
+            where=source,
+            mend="read this file, then predict again with --trust-plugins",
+        )
+    log.warning("running the architecture source that came with the model: %s", source)
+    return f"{source}:{member.architecture.rpartition(':')[2]}"
+
+
+def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | None) -> list[str]:
+    if not folds:
+        return list(member.folds)
+    chosen = list(dict.fromkeys(str(fold) for fold in folds))
+    unknown = [fold for fold in chosen if fold not in member.folds]
+    if unknown:
+        raise UserError(
+            f"member {member.name!r} has no fold(s) {', '.join(unknown)}",
+            where=folder,
+            mend=f"choose among: {', '.join(member.folds)}",
+        )
+    return chosen
+
+
+def _load_network(reference: str, spec: NetworkSpec, file: Path, device: torch.device) -> nn.Module:
+    network = build_network(reference, spec)
+    try:
+        network.load_state_dict(load_file(file))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise UserError(
+            f"the weights do not fit architecture {reference!r}: {str(error)[:300]}",
+            where=file,
+            mend="use the version of autoseg and of the plug-in that trained the model",
+        ) from None
+    return network.to(device).eval()

@@ -1,0 +1,198 @@
+"""A model folder that predicts: image in, label map on the same grid out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from autoseg.devices import choose_device
+from autoseg.errors import UserError
+from autoseg.inference.export import label_map, probabilities, uncertainty
+from autoseg.inference.folder import CaseResult, predict_folder
+from autoseg.inference.members import LoadedMember, load_members
+from autoseg.inference.postprocessing import postprocess
+from autoseg.inference.preprocessed import predict_mean, previous_stage_label
+from autoseg.inference.resampling import Resampled
+from autoseg.inference.window import FORMATS, Mean
+from autoseg.model_folder import Model, read_model
+from autoseg.preprocessing import preprocess_case
+from autoseg.storage import content_hash
+from autoseg.store import Preprocessed
+
+log = logging.getLogger(__name__)
+
+Prepared = Mapping[tuple[str, str], Preprocessed]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What was predicted for one case, on the grid of its image.
+
+    `label` (Z, Y, X) has the raw values of the data set; `probabilities` (K, Z, Y, X) float32 and `uncertainty`
+    (Z, Y, X) float32 in 0..1 (see `export.uncertainty`) are None unless asked for.
+    """
+
+    label: np.ndarray
+    probabilities: np.ndarray | None = None
+    uncertainty: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to predict; part of what makes a finished prediction valid."""
+
+    step_size: float = 0.5
+    mirroring: bool = True
+    precision: str = "auto"
+
+
+class Predictor:
+    """Predicts with all members and folds of a model; make one with `Predictor.load`."""
+
+    def __init__(self, model: Model, members: Sequence[LoadedMember], settings: Settings, device: torch.device):
+        self.model = model
+        self.members = tuple(members)
+        self.settings = settings
+        self.device = device
+
+    @classmethod
+    def load(
+        cls,
+        model_folder: Path | str,
+        *,
+        device: str | torch.device = "auto",
+        folds: Sequence[str | int] | None = None,
+        step_size: float = 0.5,
+        mirroring: bool = True,
+        precision: str = "auto",
+        trust_plugins: bool = False,
+    ) -> Predictor:
+        """Read a model folder, verify its checksums and bring the networks of the folds (None: all) to the device."""
+        folder = Path(model_folder)
+        if not 0 < step_size <= 1:
+            raise UserError(f"step_size must be above 0 and at most 1, got {step_size}")
+        if precision not in ("auto", *FORMATS):
+            raise UserError(f"precision must be one of auto, {', '.join(FORMATS)}, got {precision!r}")
+        chosen = choose_device(device)
+        model = read_model(folder)
+        members = load_members(folder, model, device=chosen, folds=folds, trust_plugins=trust_plugins)
+        return cls(model, members, Settings(step_size, mirroring, precision), chosen)
+
+    @property
+    def identity(self) -> str:
+        """Return a digest of the model's content, the folds in use and the settings."""
+        folds = {loaded.member.name: len(loaded.networks) for loaded in self.members}
+        return content_hash(self.model.model_dump(mode="json"), folds, vars(self.settings))
+
+    def predict_array(
+        self,
+        image: np.ndarray,
+        spacing: Sequence[float],
+        *,
+        save_probabilities: bool = False,
+        uncertainty: bool = False,
+    ) -> Prediction:
+        """Segment an image (C, Z, Y, X) of given spacing (z, y, x) in mm; a 2D image has one slice."""
+        prepared = self.prepare(image, spacing)
+        return self.predict_prepared(prepared, save_probabilities=save_probabilities, uncertainty=uncertainty)
+
+    def prepare(self, image: np.ndarray, spacing: Sequence[float]) -> Prepared:
+        """Preprocess an image (C, Z, Y, X) for every member; needs no device and may run in another thread."""
+        image = np.asarray(image)
+        if image.ndim != 4 or len(image) != len(self.model.channel_names):
+            names = ", ".join(self.model.channel_names)
+            raise UserError(
+                f"the model takes images (C, Z, Y, X) of {len(self.model.channel_names)} channel(s) ({names}), "
+                f"got an array of shape {image.shape}"
+            )
+        prepared: dict[tuple[str, str], Preprocessed] = {}
+        for loaded in self.members:
+            if loaded.preprocessing not in prepared:
+                prepared[loaded.preprocessing] = preprocess_case(
+                    image, None, spacing, plans=loaded.plans, configuration=loaded.configuration
+                )
+        return prepared
+
+    def predict_prepared(
+        self, prepared: Prepared, *, save_probabilities: bool = False, uncertainty: bool = False
+    ) -> Prediction:
+        """Segment what `prepare` returned."""
+        labels = self.model.labels
+        outputs: dict[str, Mean] = {}
+        stages: dict[str, np.ndarray] = {}
+        needed = {loaded.member.previous_stage for loaded in self.members} - {None}
+        for loaded in self.members:
+            case = prepared[loaded.preprocessing]
+            previous = None
+            if loaded.member.previous_stage is not None:
+                below = stages[loaded.member.previous_stage]
+                previous = previous_stage_label(below, case.properties, loaded.plans, loaded.configuration)
+            mean = self._predict_member(loaded, case, previous, with_uncertainty=uncertainty)
+            if loaded.member.name in needed:
+                stages[loaded.member.name] = label_map([_resampled(mean.logits, loaded, case)], labels)
+            if loaded.member.in_ensemble:
+                outputs[loaded.member.name] = mean
+        return self._export(outputs, prepared, save_probabilities=save_probabilities, with_uncertainty=uncertainty)
+
+    def predict_folder(
+        self,
+        inputs: Path | str,
+        output: Path | str,
+        *,
+        save_probabilities: bool = False,
+        uncertainty: bool = False,
+        workers: int = 1,
+        restart: bool = False,
+    ) -> list[CaseResult]:
+        """Segment every case of a folder (or one DICOM series) into `output`; see `folder.predict_folder`."""
+        return predict_folder(
+            self, Path(inputs), Path(output), save_probabilities=save_probabilities, uncertainty=uncertainty,
+            workers=workers, restart=restart,
+        )  # fmt: skip
+
+    def _predict_member(
+        self, loaded: LoadedMember, case: Preprocessed, previous: np.ndarray | None, *, with_uncertainty: bool
+    ) -> Mean:
+        activation = "sigmoid" if self.model.labels.regions else "softmax"
+        mean = predict_mean(
+            loaded.networks,
+            torch.from_numpy(np.ascontiguousarray(case.data)),
+            loaded.configuration,
+            mirror_axes=loaded.member.mirror_axes if self.settings.mirroring else (),
+            device=self.device,
+            step_size=self.settings.step_size,
+            precision=self.settings.precision,
+            previous_label=previous,
+            activation=activation if with_uncertainty and loaded.member.in_ensemble else None,
+        )
+        if len(self.members) > 1:  # several volumes of logits wait for each other: not on the GPU
+            return Mean(mean.logits.cpu(), None if mean.probabilities is None else mean.probabilities.cpu())
+        return mean
+
+    def _export(
+        self, outputs: Mapping[str, Mean], prepared: Prepared, *, save_probabilities: bool, with_uncertainty: bool
+    ) -> Prediction:
+        labels = self.model.labels
+        loaded = [member for member in self.members if member.member.name in outputs]
+        cases = [prepared[member.preprocessing] for member in loaded]
+        means = [outputs[member.member.name] for member in loaded]
+        logits = [_resampled(mean.logits, *pair) for mean, *pair in zip(means, loaded, cases, strict=True)]
+        label = postprocess(label_map(logits, labels), self.model.postprocessing)
+        doubt = None
+        if with_uncertainty:
+            activated = zip(means, loaded, cases, strict=True)
+            doubt = uncertainty([_resampled(mean.probabilities, *pair) for mean, *pair in activated], labels)
+        return Prediction(
+            label=labels.to_raw(label),
+            probabilities=probabilities(logits, labels) if save_probabilities else None,
+            uncertainty=doubt,
+        )
+
+
+def _resampled(values: torch.Tensor, loaded: LoadedMember, case: Preprocessed) -> Resampled:
+    return Resampled(values, case.properties, loaded.plans, loaded.configuration)

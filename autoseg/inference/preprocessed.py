@@ -1,0 +1,100 @@
+"""Prediction of one preprocessed case by the folds of one configuration, with or without a previous stage."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoseg.errors import UserError
+from autoseg.inference.window import Activation, Mean, sliding_window
+from autoseg.plans import Configuration, Plans
+from autoseg.preprocessing.resample_labels import resample_labels
+
+if TYPE_CHECKING:
+    from autoseg.store.records import CaseProperties
+
+
+def predict_preprocessed(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    configuration: Configuration,
+    *,
+    mirror_axes: Sequence[int] = (),
+    device: str | torch.device = "cpu",
+    step_size: float = 0.5,
+    precision: str = "auto",
+    previous_label: np.ndarray | Tensor | None = None,
+) -> Tensor:
+    """Return logits (K, Z, Y, X) for a preprocessed image (C, Z, Y, X), averaged over the folds' `networks`.
+
+    `previous_label` (Z, Y, X) is the previous stage's label map, internal values, on the same grid; it enters as one
+    channel per foreground value. The networks must be on the device; training mode is restored afterwards.
+    """
+    return predict_mean(
+        networks, image, configuration, mirror_axes=mirror_axes, device=device, step_size=step_size,
+        precision=precision, previous_label=previous_label,
+    ).logits  # fmt: skip
+
+
+def predict_mean(
+    networks: Sequence[nn.Module],
+    image: Tensor,
+    configuration: Configuration,
+    *,
+    mirror_axes: Sequence[int] = (),
+    device: str | torch.device = "cpu",
+    step_size: float = 0.5,
+    precision: str = "auto",
+    previous_label: np.ndarray | Tensor | None = None,
+    activation: Activation | None = None,
+) -> Mean:
+    """Do as `predict_preprocessed`, and with `activation` return the mean of the activated outputs, too."""
+    image = torch.as_tensor(image)
+    if previous_label is not None:
+        channels = one_hot_foreground(previous_label, configuration.network.in_channels - len(image))
+        image = torch.cat([image, channels])
+    if len(image) != configuration.network.in_channels:
+        raise UserError(f"{configuration.name!r} takes {configuration.network.in_channels} channels, got {len(image)}")
+    with evaluating(networks):
+        return sliding_window(
+            networks, image, configuration.patch_size, num_outputs=configuration.network.num_outputs,
+            step_size=step_size, mirror_axes=mirror_axes, device=device, precision=precision, activation=activation,
+        )  # fmt: skip
+
+
+def one_hot_foreground(label: np.ndarray | Tensor, count: int) -> Tensor:
+    """Return channels (count, Z, Y, X) float32, one per foreground internal value 1..count."""
+    label = torch.as_tensor(label)
+    return torch.stack([(label == value).float() for value in range(1, count + 1)])
+
+
+def previous_stage_label(
+    label: np.ndarray, properties: CaseProperties, plans: Plans, configuration: Configuration
+) -> np.ndarray:
+    """Return a label map (Z, Y, X) of the original grid on the preprocessed grid of `configuration`, int16.
+
+    Transposed, cropped and resampled as labels are in preprocessing (order 1).
+    """
+    box = tuple(slice(int(low), int(high)) for low, high in properties.crop_box)
+    transposed = np.ascontiguousarray(label.transpose(plans.transpose_forward)[box])
+    spacing = tuple(properties.spacing)
+    target = (*spacing[: 3 - configuration.dims], *configuration.spacing)
+    return resample_labels(transposed, properties.shape_resampled, current_spacing=spacing, new_spacing=target)
+
+
+@contextmanager
+def evaluating(networks: Sequence[nn.Module]) -> Iterator[None]:
+    """Put networks into evaluation mode and back."""
+    modes = [network.training for network in networks]
+    try:
+        for network in networks:
+            network.eval()
+        yield
+    finally:
+        for network, mode in zip(networks, modes, strict=True):
+            network.train(mode)

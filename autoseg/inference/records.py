@@ -1,0 +1,62 @@
+"""What a prediction folder holds already: which outputs were finished, by which model, from which inputs."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from autoseg.errors import UserError
+from autoseg.storage import content_hash, file_stamp, read_json, write_json
+
+log = logging.getLogger(__name__)
+
+RECORD_FILE = "autoseg_predictions.json"
+
+
+def input_stamps(paths: Sequence[Path]) -> list[Any]:
+    """Return name, size and time of every image file of a case; of a DICOM folder, those of its files."""
+    files: list[Path] = []
+    for path in paths:
+        files += sorted(entry for entry in path.iterdir() if entry.is_file()) if path.is_dir() else [path]
+    return [file_stamp(file) for file in files]
+
+
+class Record:
+    """The finished cases of an output folder; written after every case, so that an interrupted run goes on."""
+
+    def __init__(self, output: Path, identity: str):
+        self.path = output / RECORD_FILE
+        self.identity = identity
+        self.cases: dict[str, dict[str, Any]] = self._read()
+
+    def is_finished(self, case: str, paths: Sequence[Path]) -> bool:
+        """Return whether this model wrote all outputs of the case from the files as they are now."""
+        entry = self.cases.get(case)
+        if entry is None or entry["key"] != self._key(paths):
+            return False
+        return all(_size(self.path.parent / name) == size for name, size in entry["outputs"].items())
+
+    def finish(self, case: str, paths: Sequence[Path], outputs: Sequence[Path]) -> None:
+        """Note that the outputs of a case are complete."""
+        sizes = {output.name: _size(output) for output in outputs}
+        self.cases[case] = {"key": self._key(paths), "outputs": sizes}
+        write_json(self.path, {"format": 1, "cases": self.cases})
+
+    def _key(self, paths: Sequence[Path]) -> str:
+        return content_hash(self.identity, input_stamps(paths))
+
+    def _read(self) -> dict[str, dict[str, Any]]:
+        if not self.path.exists():
+            return {}
+        try:
+            cases = read_json(self.path)["cases"]
+            return {str(case): {"key": str(e["key"]), "outputs": dict(e["outputs"])} for case, e in cases.items()}
+        except (UserError, KeyError, TypeError, ValueError, AttributeError):
+            log.warning("%s is not readable: every case is predicted again", self.path)
+            return {}
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if path.is_file() else None
