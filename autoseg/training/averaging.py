@@ -1,0 +1,31 @@
+"""Exponential moving average of weights. Source: Polyak & Juditsky 1992; Tarvainen & Valpola 2017 (ramp-up of decay)."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class WeightAverage:
+    """A copy of a module whose weights follow it: average = decay * average + (1 - decay) * weights.
+
+    The decay rises with the step n, (1 + n) / (10 + n), up to `decay`, so that the random start is forgotten.
+    """
+
+    def __init__(self, source: nn.Module, decay: float):
+        self.source = source
+        self.decay = decay
+        self.module = copy.deepcopy(source).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move the average one step towards the source, after optimiser step `step` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        averaged = [p for p in self.module.parameters() if p.is_floating_point()]
+        current = [p for p in self.source.parameters() if p.is_floating_point()]
+        torch._foreach_lerp_(averaged, [p.detach() for p in current], 1.0 - decay)
+        source_buffers = dict(self.source.named_buffers())
+        for name, buffer in self.module.named_buffers():
+            buffer.copy_(source_buffers[name])

@@ -1,0 +1,130 @@
+"""Checkpoints: everything a run needs to go on as if never stopped. Tensors and plain values only."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import nn
+
+from autoseg.errors import UserError
+from autoseg.storage import write_bytes
+
+STATE_FILE = "state.pt"
+WEIGHTS_FILE = "weights.safetensors"
+_MAGIC = b"autoseg-state-1\n"
+
+
+@dataclass
+class Progress:
+    """How far a run is; `elapsed` is training time in seconds, the clock of a time budget."""
+
+    step: int = 0
+    elapsed: float = 0.0
+    ema_dice: float | None = None
+    blind_validations: int = 0  # consecutive validations in which nothing but background was predicted
+    finished: bool = False
+    last_validation: float = 0.0  # progress at the last validation
+
+
+@dataclass(frozen=True)
+class State:
+    """The trained modules, optimisers and scaler of a run, and its progress."""
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, torch.optim.Optimizer]
+    progress: Progress
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(folder: Path, state: State) -> None:
+    """Write `state.pt` atomically, behind a checksum that `load_state` verifies."""
+    buffer = io.BytesIO()
+    torch.save(
+        {
+            "modules": {name: plain_state(module) for name, module in state.modules.items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
+            "progress": asdict(state.progress),
+            "extra": state.extra,
+        },
+        buffer,
+    )
+    content = buffer.getvalue()
+    write_bytes(folder / STATE_FILE, _MAGIC + hashlib.sha256(content).digest() + content)
+
+
+def load_state(folder: Path, state: State) -> None:
+    """Put the checkpoint of `folder` into `state`; a damaged file is a UserError that names it."""
+    path = folder / STATE_FILE
+    content = path.read_bytes()
+    body = content[len(_MAGIC) + 32 :]
+    if not content.startswith(_MAGIC) or hashlib.sha256(body).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
+        raise UserError("the checkpoint is damaged", where=path, mend="start this run anew with --restart")
+    loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    if set(loaded["modules"]) != set(state.modules) or set(loaded["optimizers"]) != set(state.optimizers):
+        raise UserError(
+            "the checkpoint belongs to another trainer or other settings",
+            where=path,
+            mend="use --restart to discard it",
+        )
+    try:
+        for name, module in state.modules.items():
+            unwrapped(module).load_state_dict(loaded["modules"][name])
+        for name, optimizer in state.optimizers.items():
+            optimizer.load_state_dict(loaded["optimizers"][name])
+    except (RuntimeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint does not fit the network of this run: {str(error)[:300]}",
+            where=path,
+            mend="use the settings of the first start, or --restart to discard the checkpoint",
+        ) from None
+    for name, value in loaded["progress"].items():
+        setattr(state.progress, name, value)
+    state.extra.update(loaded["extra"])
+
+
+def save_weights(folder: Path, module: nn.Module) -> Path:
+    """Write the predicting module's weights as safetensors; returns the file."""
+    tensors = {name: tensor.contiguous().cpu() for name, tensor in plain_state(module).items()}
+    path = folder / WEIGHTS_FILE
+    write_bytes(path, save(_without_sharing(tensors)))
+    return path
+
+
+def load_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Read safetensors weights."""
+    return load_file(path)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """Return the module itself, without the wrappers of Fabric, DDP and torch.compile."""
+    while True:
+        for name in ("_orig_mod", "_forward_module", "module"):
+            inner = module._modules.get(name)
+            if inner is not None and type(module).__module__.startswith(("torch.", "lightning")):
+                module = inner
+                break
+        else:
+            return module
+
+
+def plain_state(module: nn.Module) -> dict[str, torch.Tensor]:
+    """Return the state dict of the unwrapped module."""
+    return unwrapped(module).state_dict()
+
+
+def _without_sharing(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copy tensors that share memory with an earlier one: safetensors stores every tensor on its own."""
+    seen: set[int] = set()
+    separate = {}
+    for name, tensor in tensors.items():
+        pointer = tensor.untyped_storage().data_ptr()
+        separate[name] = tensor.clone() if pointer in seen else tensor
+        seen.add(pointer)
+    return separate

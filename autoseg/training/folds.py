@@ -1,0 +1,31 @@
+"""Folds as a user writes them: 0 | 0,2 | 0-4 | cv | all."""
+
+from __future__ import annotations
+
+import re
+
+from autoseg.errors import UserError
+
+
+def parse_folds(text: str, available: int) -> list[str]:
+    """Return fold names for a user's text; `available` is the number of folds of the split."""
+    text = text.strip().lower()
+    if text == "all":
+        return ["all"]
+    if text == "cv":
+        return [str(fold) for fold in range(available)] or ["all"]
+    folds: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        if not match:
+            raise UserError(f"folds {text!r} are not understood", mend="use 0, or 0,2, or 0-4, or cv, or all")
+        first, last = int(match[1]), int(match[2] or match[1])
+        folds += range(first, last + 1)
+    beyond = [fold for fold in folds if fold >= available]
+    if beyond:
+        if available == 0:
+            raise UserError("this data set has one case and no folds", mend="train on fold all")
+        raise UserError(
+            f"fold {beyond[0]} does not exist: the split has folds 0 to {available - 1}", mend="use cv for all of them"
+        )
+    return [str(fold) for fold in dict.fromkeys(folds)]

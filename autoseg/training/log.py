@@ -1,0 +1,66 @@
+"""The run's record: run.json for what it is, log.jsonl for what happened."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from autoseg.storage import read_json, write_json
+
+LOG_FILE = "log.jsonl"
+RUN_FILE = "run.json"
+logger = logging.getLogger("autoseg.training")
+
+
+class RunLog:
+    """Appends events to log.jsonl; only the first process writes."""
+
+    def __init__(self, folder: Path, *, writes: bool = True):
+        self.path = folder / LOG_FILE
+        self.writes = writes
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one line; a reader never sees a torn line followed by others, since each ends with a newline."""
+        if not self.writes:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"event": kind, **values}, ensure_ascii=False) + "\n")
+
+    def note(self, text: str) -> None:
+        """Log a sentence for the user, on screen and in the file."""
+        if self.writes:
+            logger.info(text)
+        self.event("note", text=text)
+
+    def cut_after(self, step: int) -> None:
+        """Drop events of steps beyond `step`, which a resumed run does again, and a torn last line."""
+        if not self.writes or not self.path.exists():
+            return
+        kept = [line for line in read_events(self.path) if line.get("step", 0) <= step]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
+        self.path.write_text(text, encoding="utf-8")
+
+
+def read_events(path: Path) -> list[dict[str, Any]]:
+    """Return the events of a log.jsonl; a torn last line (after a crash) is left out."""
+    events = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            events.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return events
+
+
+def write_run(folder: Path, **fields: Any) -> None:
+    """Update fields of run.json."""
+    path = folder / RUN_FILE
+    current = read_json(path) if path.exists() else {"format": 1}
+    write_json(path, {**current, **fields})
+
+
+def read_run(folder: Path) -> dict[str, Any]:
+    """Return run.json of a run folder."""
+    return read_json(folder / RUN_FILE)

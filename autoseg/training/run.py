@@ -1,0 +1,196 @@
+"""One run: one fold of one configuration, from set-up to scored validation."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lightning.fabric as lightning_fabric
+import torch
+
+import autoseg
+from autoseg.devices import choose_precision
+from autoseg.errors import AutosegError, Interrupted
+from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
+from autoseg.training.clock import Clock
+from autoseg.training.context import RunContext
+from autoseg.training.log import RunLog, read_run, write_run
+from autoseg.training.loop import Fit, fit
+from autoseg.training.observing import Observer
+from autoseg.training.pretrained import load_pretrained, table_text
+from autoseg.training.setting_up import make_fabric, parameter_count, set_up
+from autoseg.training.settings import Setting
+from autoseg.training.stopping import StopRequest
+from autoseg.training.trainer import Trainer
+from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, seconds_to_validate, validate
+
+PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
+logger = logging.getLogger("autoseg.training")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out, beside the trainer's settings."""
+
+    trainer_reference: str
+    seconds: float | None = None  # for the whole run, validation included
+    deterministic: bool = False
+    pretrained: Path | None = None
+    threads: int = 1
+
+
+def carry_out(
+    trainer_class: type[Trainer], context: RunContext, settings: Mapping[str, Setting], options: RunOptions
+) -> Path:
+    """Train, validate and record one run in `context.folder`; goes on where an earlier start stopped."""
+    context.folder.mkdir(parents=True, exist_ok=True)
+    if context.processes > 1:
+        fabric = make_fabric(context.device, _precision(settings, context), context.processes)
+        fabric.launch(_in_process, trainer_class, context, settings, options)
+    else:
+        _carry_out(make_fabric(context.device, _precision(settings, context), 1), trainer_class, context, settings,
+                   options)  # fmt: skip
+    return context.folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Return whether a run in `folder` trained to its end and was validated."""
+    if not (folder / "run.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
+        return False
+    return read_run(folder).get("status") == "finished"
+
+
+def _precision(settings: Mapping[str, Setting], context: RunContext) -> str:
+    return choose_precision(settings["precision"].value, context.device)
+
+
+def _in_process(
+    fabric: lightning_fabric.Fabric,
+    trainer_class: type[Trainer],
+    context: RunContext,
+    settings: Mapping[str, Setting],
+    options: RunOptions,
+) -> None:
+    context = replace(context, rank=fabric.global_rank, device=fabric.device)
+    _carry_out(fabric, trainer_class, context, settings, options)
+
+
+def _carry_out(
+    fabric: lightning_fabric.Fabric,
+    trainer_class: type[Trainer],
+    context: RunContext,
+    settings: Mapping[str, Setting],
+    options: RunOptions,
+) -> None:
+    started = time.monotonic()
+    if options.deterministic:
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.manual_seed(context.seed)  # the same initial weights in every process
+    trainer = trainer_class(context, settings)
+    log = RunLog(context.folder, writes=context.rank == 0)
+    with StopRequest() as stop:
+        modules, optimizers = set_up(trainer, fabric)
+        progress = Progress()
+        state = State(modules, optimizers, progress)
+        if (context.folder / STATE_FILE).is_file():
+            load_state(context.folder, state)
+            log.cut_after(progress.step)
+            log.note(f"going on at step {progress.step}")
+        elif options.pretrained is not None:
+            log.note(table_text(load_pretrained(modules["network"], options.pretrained)))
+        _record_start(trainer, options, progress, fabric)
+        try:
+            if not progress.finished:
+                _train(trainer, fabric, state, log, stop, options, started)
+            if context.rank == 0:
+                _finish(trainer, fabric, progress, log, started)
+        except Interrupted:
+            _record(context, status="interrupted", steps_done=progress.step)
+            raise
+        except AutosegError:
+            _record(context, status="failed", steps_done=progress.step)
+            raise
+        fabric.barrier()
+
+
+def _train(
+    trainer: Trainer, fabric: lightning_fabric.Fabric, state: State, log: RunLog, stop: StopRequest,
+    options: RunOptions, started: float,
+) -> None:  # fmt: skip
+    context = trainer.context
+    observer = Observer(trainer, fabric.device) if trainer.needs_labels and context.rank == 0 else None
+    budget = None
+    if options.seconds is not None:
+        reserved = seconds_to_validate(trainer, fabric.device) if trainer.needs_labels else 0.0
+        # What was trained before a resume counts as trained; what is left of this start's share comes on top.
+        left = options.seconds - (time.monotonic() - started) - reserved
+        budget = state.progress.elapsed + max(left, 0.1 * options.seconds)
+    precision = _precision(trainer.settings, context)
+    run = Fit(
+        trainer, fabric, dict(state.optimizers), state.progress, Clock(trainer.steps, budget, state.progress.elapsed),
+        log, observer, stop, options.threads, precision,
+    )  # fmt: skip
+    fit(run)
+    state.progress.finished = True
+    run.save()
+
+
+def _finish(trainer: Trainer, fabric: lightning_fabric.Fabric, progress: Progress, log: RunLog, started: float) -> None:
+    context = trainer.context
+    result: dict[str, Any] = {}
+    if trainer.needs_labels and context.validation_cases:
+        summary = validate(trainer, fabric.device)
+        result = {"foreground_dice": mean_dice(summary), **summary["foreground_mean"],
+                  "failed": sorted(summary.get("failed", {}))}  # fmt: skip
+    seconds = round(progress.elapsed, 1)
+    log.event("end", step=progress.step, seconds=seconds, validation=result)
+    _record(
+        context, status="finished", steps_done=progress.step, seconds=seconds, validation=result,
+        validation_summary=f"{FOLDER}/{SUMMARY}" if result else None,
+        seconds_of_last_start=round(time.monotonic() - started, 1),
+    )  # fmt: skip
+
+
+def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fabric: lightning_fabric.Fabric) -> None:
+    context = trainer.context
+    if context.rank == 0:
+        used = {**context.plans.configurations, context.configuration.name: context.configuration}
+        context.plans.model_copy(update={"configurations": used}).write(context.folder / PLANS_FILE)
+    settings = {name: {"value": s.value, "origin": s.origin} for name, s in sorted(trainer.settings.items())}
+    _record(
+        context,
+        dataset=context.dataset.name,
+        trainer=options.trainer_reference,
+        plans_name=context.plans.plans_name,
+        configuration=context.configuration.name,
+        fold=context.fold,
+        status="running",
+        settings=settings,
+        train_cases=list(context.training_cases),
+        validation_cases=list(context.validation_cases),
+        unlabelled_cases=list(context.unlabelled_cases),
+        steps=trainer.steps,
+        steps_done=progress.step,
+        time_budget=options.seconds,
+        device=str(fabric.device),
+        processes=context.processes,
+        precision=_precision(trainer.settings, context),
+        deterministic=options.deterministic,
+        parameters=parameter_count(trainer.modules["network"]),
+        architecture=context.configuration.architecture,
+        seed=context.seed,
+        mirror_axes=list(trainer.mirror_axes()),
+        previous_stage=context.previous_stage,
+        pretrained=None if options.pretrained is None else str(options.pretrained),
+        versions={"autoseg": autoseg.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    )
+
+
+def _record(context: RunContext, **fields: Any) -> None:
+    if context.rank == 0:
+        write_run(context.folder, **fields)

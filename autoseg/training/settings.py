@@ -1,0 +1,97 @@
+"""Settings of a trainer: annotated class attributes, typed, with the origin of every value.
+
+Precedence: code default < plan < recipe file < command line. The plan only touches what the trainer left as the base
+class has it: a method that names an attribute anew means its own value.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, get_origin
+
+from pydantic import TypeAdapter, ValidationError
+
+from autoseg.errors import UserError
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One resolved setting: its value and where that came from."""
+
+    value: Any
+    origin: str
+
+
+def declared_settings(trainer: type) -> dict[str, Any]:
+    """Return the annotated public class attributes of a trainer as {name: type}; ClassVar ones are not settings."""
+    settings: dict[str, Any] = {}
+    for base in reversed(trainer.__mro__[:-1]):
+        for name, annotation in inspect.get_annotations(base, eval_str=True).items():
+            if not name.startswith("_") and get_origin(annotation) is not ClassVar and annotation is not ClassVar:
+                settings[name] = annotation
+    return settings
+
+
+def resolve_settings(
+    trainer: type, *, plan: Mapping[str, Any], recipe: Mapping[str, Any], given: Mapping[str, Any], base: type
+) -> dict[str, Setting]:
+    """Merge the four sources; an unknown name or a wrong type is a UserError before any data is touched.
+
+    `plan` holds the values that the plan proposes, `recipe` those of a TOML file, `given` those of `--set` (text or
+    typed), `base` the class whose defaults the plan may replace.
+    """
+    types = declared_settings(trainer)
+    resolved = {name: Setting(getattr(trainer, name), "default") for name in types}
+    for name, value in plan.items():
+        redefined = any(name in vars(cls) for cls in trainer.__mro__ if cls is not base and issubclass(cls, base))
+        if name in types and not redefined:
+            resolved[name] = Setting(value, "plan")
+    for origin, source in (("recipe", recipe), ("command line", given)):
+        for name, value in source.items():
+            resolved[name] = Setting(_typed(name, value, types, trainer), origin)
+    return resolved
+
+
+def read_recipe(path: Path | None) -> dict[str, Any]:
+    """Read a recipe: a TOML file with `name = value` lines."""
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"not a readable recipe: {error}", where=path, mend="write `name = value` lines") from None
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, str]:
+    """Turn `["name=value", ...]` into a dict; what has no `=` is a UserError."""
+    pairs = {}
+    for text in assignments:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UserError(
+                f"--set {text!r} is not of the form name=value", mend="for example --set learning_rate=0.001"
+            )
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def _typed(name: str, value: Any, types: Mapping[str, Any], trainer: type) -> Any:
+    if name not in types:
+        close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
+        hint = f"did you mean {', '.join(close)}?" if close else f"it has: {', '.join(sorted(types))}"
+        raise UserError(f"trainer {trainer.__name__} has no setting {name!r}; {hint}")
+    if isinstance(value, str) and value.lower() in ("none", "null"):
+        value = None
+    try:
+        return TypeAdapter(types[name]).validate_python(value)
+    except ValidationError as error:
+        kind = getattr(types[name], "__name__", str(types[name]))
+        reason = error.errors()[0]["msg"]
+        raise UserError(
+            f"setting {name}: {value!r} is not a valid {kind} ({reason})", mend=f"for example --set {name}=..."
+        ) from None

@@ -1,0 +1,243 @@
+"""`train`: folds of one configuration, one after the other, within one time budget."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoseg import plugins
+from autoseg.devices import choose_device
+from autoseg.errors import UserError
+from autoseg.plans import Configuration, Plans
+from autoseg.randomness import generator
+from autoseg.raw import Dataset, make_splits, open_dataset
+from autoseg.store import CaseStore
+from autoseg.training.cascade import ensure_previous_stage
+from autoseg.training.context import RunContext
+from autoseg.training.folds import parse_folds
+from autoseg.training.recipe import SHORT_RUN, short_recipe
+from autoseg.training.run import RunOptions, carry_out, is_finished
+from autoseg.training.settings import Setting, read_recipe, resolve_settings
+from autoseg.training.trainer import Trainer
+from autoseg.workers import available_cores
+from autoseg.workspace import Workspace
+
+logger = logging.getLogger("autoseg.training")
+
+
+def train(
+    dataset: str | Path,
+    configuration: str,
+    folds: str = "cv",
+    *,
+    trainer: str = "supervised",
+    plans_name: str = "auto",
+    architecture: str | None = None,
+    pretrained: Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    recipe: Path | None = None,
+    labelled: int | None = None,
+    time_budget: float | None = None,
+    device: str = "auto",
+    processes: int = 1,
+    seed: int = 0,
+    deterministic: bool = False,
+    restart: bool = False,
+    workers: int | None = None,
+    workspace: str | Path | Workspace | None = None,
+) -> list[Path]:
+    """Train folds of a configuration; returns the run folders.
+
+    `folds`: "0", "0,2", "0-4", "cv" (every fold) or "all" (one run on every case). `time_budget` in seconds covers the
+    whole call and is shared equally among its runs. `labelled`: only so many training cases keep their labels, chosen
+    by seed; the others count as unlabelled. Finished runs are left as they are and stopped ones go on, unless
+    `restart`. With `deterministic` the same seed gives the same bits, and time budgets only bound the planned steps.
+    Raises UserError for wrong use, Interrupted after Ctrl-C or SIGTERM.
+    """
+    return _Training(
+        dataset, configuration, folds, trainer, plans_name, architecture, pretrained, dict(settings or {}), recipe,
+        labelled, time_budget, device, processes, seed, deterministic, restart, workers, workspace,
+    ).run(needs_labels=True)  # fmt: skip
+
+
+def pretrain(
+    dataset: str | Path,
+    configuration: str,
+    *,
+    trainer: str = "masked_autoencoder",
+    plans_name: str = "auto",
+    architecture: str | None = None,
+    settings: Mapping[str, Any] | None = None,
+    recipe: Path | None = None,
+    time_budget: float | None = None,
+    device: str = "auto",
+    processes: int = 1,
+    seed: int = 0,
+    deterministic: bool = False,
+    restart: bool = False,
+    workers: int | None = None,
+    workspace: str | Path | Workspace | None = None,
+) -> list[Path]:
+    """Train a method that needs no labels on every image of a data set; returns its run folder, for `pretrained`."""
+    return _Training(
+        dataset, configuration, "all", trainer, plans_name, architecture, None, dict(settings or {}), recipe, None,
+        time_budget, device, processes, seed, deterministic, restart, workers, workspace,
+    ).run(needs_labels=False)  # fmt: skip
+
+
+class _Training:
+    """Resolves what was asked for, once, and carries out one run per fold."""
+
+    def __init__(
+        self, dataset: str | Path, configuration: str, folds: str, trainer: str, plans_name: str,
+        architecture: str | None, pretrained: Path | None, settings: dict[str, Any], recipe: Path | None,
+        labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
+        restart: bool, workers: int | None, workspace: str | Path | Workspace | None,
+    ):  # fmt: skip
+        self.started = time.monotonic()
+        self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+        self.dataset: Dataset = open_dataset(dataset, self.workspace)
+        self.plans = self._read_plans(plans_name)
+        self.configuration = self._configure(configuration, architecture)
+        self.found = plugins.find("trainer", trainer, self.workspace.root)
+        self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
+        self.settings = self._resolve(settings, recipe, time_budget)
+        self.device = choose_device(device)
+        self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
+        self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained
+        self.threads = max(1, min(workers if workers is not None else available_cores(), 16))
+
+    def run(self, *, needs_labels: bool) -> list[Path]:
+        """Carry out the runs."""
+        if self.trainer_class.needs_labels != needs_labels:
+            command = "train" if self.trainer_class.needs_labels else "pretrain"
+            raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
+        store = self._open_store()
+        splits = make_splits(self.dataset, seed=12345)
+        folds = parse_folds(self.folds_text, len(splits))
+        previous = None
+        if self.configuration.previous_stage is not None:
+            previous = ensure_previous_stage(
+                self.dataset, self.plans, self.configuration, store, self.workspace, self.experiment_trainer
+            )
+        finished = []
+        seconds = None if self.time_budget is None else self.time_budget / len(folds)
+        for position, fold in enumerate(folds):
+            context = self._context(fold, splits, store, previous)
+            if self.restart and context.folder.exists():
+                shutil.rmtree(context.folder)
+            if is_finished(context.folder):
+                logger.info("fold %s is finished already: %s", fold, context.folder)
+            else:
+                if seconds is not None and position == 0:  # the set-up of the whole call counts, too
+                    seconds = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
+                carry_out(self.trainer_class, context, self.settings, self._options(seconds))
+            finished.append(context.folder)
+        return finished
+
+    @property
+    def experiment_trainer(self) -> str:
+        """Return the name under which runs are kept: the trainer, and the architecture where it is not the plan's."""
+        planned = self.plans.configurations[self.configuration.name].architecture
+        architecture = self.configuration.architecture
+        return self.found.name if architecture == planned else f"{self.found.name}-{Path(architecture).stem}"
+
+    def _read_plans(self, plans_name: str) -> Plans:
+        path = self.workspace.plans_file(self.dataset.name, plans_name)
+        if not path.is_file():
+            known = sorted(other.stem for other in path.parent.glob("*.json"))
+            raise UserError(
+                f"there are no plans {plans_name!r} for {self.dataset.name}; known: {', '.join(known) or 'none'}",
+                where=path,
+                mend=f"run: autoseg plan-and-preprocess {self.dataset.name}, or choose with --plans",
+            )
+        return Plans.read(path)
+
+    def _configure(self, name: str, architecture: str | None) -> Configuration:
+        configuration = self.plans.configuration(name)
+        if architecture is None or architecture == configuration.architecture:
+            return configuration
+        kind = plugins.load("architecture", architecture, self.workspace.root)
+        network = kind.adapt_spec(configuration.network)
+        multiple = kind.patch_multiple(network)
+        if any(size % m for size, m in zip(configuration.patch_size, multiple, strict=True)):
+            raise UserError(
+                f"architecture {architecture!r} takes patches that are multiples of {multiple}, the plan's patch is "
+                f"{configuration.patch_size}",
+                mend=f"plan for it: autoseg plan-and-preprocess {self.dataset.name} --architecture {architecture}",
+            )
+        reference = plugins.find("architecture", architecture, self.workspace.root).reference
+        return configuration.model_copy(update={"architecture": reference, "network": network})
+
+    def _resolve(self, given: Mapping[str, Any], recipe: Path | None, time_budget: float | None) -> dict[str, Setting]:
+        plan = self.configuration.training.model_dump(exclude={"time_budget"})
+        short_by_plan = self.configuration.training.optimizer == "adamw"
+        resolved = resolve_settings(
+            self.trainer_class, plan=plan, recipe=read_recipe(recipe), given=given, base=Trainer
+        )
+        steps = resolved["steps"].value
+        is_short = time_budget is not None or steps < SHORT_RUN
+        if is_short and not short_by_plan:
+            # The plan is for a full run; what this call cuts short needs the recipe of short runs.
+            adjusted = short_recipe(min(steps, SHORT_RUN))
+            resolved = resolve_settings(
+                self.trainer_class, plan={**plan, **adjusted}, recipe=read_recipe(recipe), given=given, base=Trainer
+            )
+        return resolved
+
+    def _open_store(self) -> CaseStore:
+        folder = self.workspace.store_folder(self.dataset.name, self.configuration.data_identifier)
+        if not folder.is_dir():
+            raise UserError(
+                f"{self.dataset.name} is not preprocessed for {self.configuration.name}",
+                where=folder,
+                mend=f"run: autoseg plan-and-preprocess {self.dataset.name} --plans-name {self.plans.plans_name} "
+                f"-c {self.configuration.name}",
+            )
+        return CaseStore(folder)
+
+    def _context(
+        self, fold: str, splits: list[dict[str, list[str]]], store: CaseStore, previous: str | None
+    ) -> RunContext:
+        ids = [case.id for case in self.dataset.cases]
+        split = {"train": ids, "val": ids} if fold == "all" else splits[int(fold)]
+        stored = set(store.cases)
+        training = tuple(case for case in split["train"] if case in stored)
+        unlabelled = tuple(case.id for case in self.dataset.unlabelled if case.id in stored)
+        if self.labelled is not None:
+            training, rest = choose_labelled(training, self.labelled, self.seed)
+            unlabelled = (*rest, *unlabelled)
+        if not training:
+            raise UserError(f"fold {fold} has no training case in the preprocessed store", where=store.folder)
+        folder = self.workspace.run_folder(
+            self.dataset.name, self.experiment_trainer, self.plans.plans_name, self.configuration.name, fold
+        )
+        return RunContext(
+            dataset=self.dataset, plans=self.plans, configuration=self.configuration, store=store,
+            training_cases=training, validation_cases=tuple(case for case in split["val"] if case in stored),
+            unlabelled_cases=unlabelled, fold=fold, folder=folder, device=self.device, seed=self.seed,
+            workspace_root=self.workspace.root, previous_stage=previous, processes=self.processes,
+        )  # fmt: skip
+
+    def _options(self, seconds: float | None) -> RunOptions:
+        return RunOptions(
+            trainer_reference=self.experiment_trainer,
+            seconds=None if self.deterministic else seconds,
+            deterministic=self.deterministic,
+            pretrained=self.pretrained,
+            threads=self.threads,
+        )
+
+
+def choose_labelled(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (`count` cases that keep their labels, the others), chosen by seed from the sorted names."""
+    ordered = sorted(cases)
+    if not 1 <= count <= len(ordered):
+        raise UserError(f"--labelled {count} is not within 1 and {len(ordered)}, the number of training cases")
+    order = generator(seed, "labelled cases").permutation(len(ordered))
+    chosen = {ordered[index] for index in order[:count]}
+    return tuple(c for c in ordered if c in chosen), tuple(c for c in ordered if c not in chosen)

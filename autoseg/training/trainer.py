@@ -1,0 +1,179 @@
+"""The Trainer contract: what is trained and how. The base class is nnU-Net's supervised recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import nn
+
+from autoseg.batches import Batch, PatchStream, StreamSettings
+from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
+from autoseg.plans import NetworkSpec, Precision
+from autoseg.plugins import build_network
+from autoseg.training.averaging import WeightAverage
+from autoseg.training.context import RunContext
+from autoseg.training.settings import Setting
+
+
+class Trainer:
+    """nnU-Net's supervised recipe; methods override two or three of its parts.
+
+    Every annotated attribute below is a setting (`--set name=value`). `context` tells the data, plan and fold;
+    `self.modules` holds what `build_modules` returned, set up for device and precision.
+
+    Source: Isensee et al. 2021 (nnU-Net v2 rules). Deviation: every schedule is a function of progress in [0, 1], so
+    any number of steps or any time budget ends fully annealed.
+    """
+
+    needs_labels: ClassVar[bool] = True  # False: a pretraining method, run by `autoseg pretrain`
+
+    steps: int = 250_000  # optimiser steps; a time budget wins over it
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    learning_rate: float = 0.01
+    momentum: float = 0.99  # SGD only
+    weight_decay: float = 3e-5
+    warmup_steps: int = 0  # the learning rate rises linearly over so many steps
+    gradient_clip: float = 12.0  # largest gradient norm; 0 switches clipping off
+    batch_size: int | None = None  # None: the plan's
+    accumulate: int = 1  # micro-batches per optimiser step; each has `batch_size` samples
+    foreground_fraction: float = 0.33  # share of patches centred on foreground, 0..1
+    augmentation: Literal["full", "light", "none"] = "full"
+    mirror: bool = True  # mirror all axes, in training and in prediction
+    deep_supervision: bool = True
+    dice_weight: float = 1.0
+    cross_entropy_weight: float = 1.0
+    weight_average: float = 0.0  # decay of an exponential moving average of the weights that predicts; 0: none
+    precision: Precision = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA; dropped with one log line where it fails
+    observed_cases: int = 4  # validation cases predicted whole during training
+    checkpoint_minutes: float = 10.0
+    stop_on_collapse: bool = True  # stop with a diagnosis when only background is predicted
+
+    def __init__(self, context: RunContext, settings: Mapping[str, Setting]):
+        self.context = context
+        self.settings = dict(settings)
+        for name, setting in settings.items():
+            setattr(self, name, setting.value)
+        self.labels = context.dataset.labels
+        self.modules: dict[str, nn.Module] = {}
+        self.step = 0  # the optimiser step under way, kept by the loop
+        self._average: WeightAverage | None = None
+
+    # What is trained
+
+    def network_spec(self) -> NetworkSpec:
+        """Return the plan's network with this trainer's deep supervision."""
+        return self.context.configuration.network.model_copy(update={"deep_supervision": self.deep_supervision})
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        """Return every module that is trained or checkpointed; "network" is what predicts."""
+        configuration = self.context.configuration
+        return {
+            "network": build_network(configuration.architecture, self.network_spec(), self.context.workspace_root),
+        }
+
+    def build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
+        """Return named optimisers; the learning rate of each group is multiplied by `schedule`."""
+        return {"network": self.make_optimizer(modules["network"].parameters())}
+
+    def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
+        """Return the chosen optimiser over `parameters`."""
+        if self.optimizer == "sgd":
+            return torch.optim.SGD(
+                parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=True
+            )
+        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+
+    def schedule(self, progress: float) -> float:
+        """Return the factor of the learning rate at `progress` in [0, 1]; nnU-Net's polynomial."""
+        return (1.0 - progress) ** 0.9
+
+    # What it is trained on
+
+    def stream_settings(self) -> StreamSettings:
+        """Return how patches are drawn and augmented."""
+        configuration = self.context.configuration
+        return StreamSettings(
+            patch_size=configuration.patch_size,
+            batch_size=self.batch_size or configuration.batch_size,
+            foreground_fraction=self.foreground_fraction,
+            augmentation=self.augmentation,
+            mirror_axes=self.mirror_axes(),
+        )
+
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Return the axes of the patch that may be mirrored, in training and in prediction."""
+        return tuple(range(self.context.configuration.dims)) if self.mirror else ()
+
+    def make_stream(self, cases: tuple[str, ...], name: str, settings: StreamSettings | None = None) -> PatchStream:
+        """Return an endless, seeded stream of patches from `cases`."""
+        return PatchStream(
+            self.context.store,
+            cases,
+            self.labels,
+            settings or self.stream_settings(),
+            seed=self.context.seed,
+            name=name,
+            use_mask=self.context.configuration.use_mask,
+            previous_stage=self.context.previous_stage,
+        )
+
+    def build_streams(self) -> dict[str, PatchStream]:
+        """Return the named streams; `training_step` receives one batch of each."""
+        return {"labelled": self.make_stream(self.context.training_cases, "labelled")}
+
+    # How it is trained
+
+    def loss(self, logits: torch.Tensor, target: torch.Tensor, **partial: torch.Tensor) -> torch.Tensor:
+        """Return the loss of one output: logits (B, K, *S), target (B, *S) internal values -> scalar.
+
+        `partial` holds `annotated` (B, number of values) only when some cases have classes without annotation.
+        """
+        return self._segmentation_loss(logits, target, **partial)
+
+    def supervised_loss(self, logits: torch.Tensor | list[torch.Tensor], batch: Batch) -> torch.Tensor:
+        """Return `loss` over all deep-supervision outputs, nnU-Net's weights."""
+        partial = {} if batch.annotated is None else {"annotated": batch.annotated}
+        return self._deep_supervision(logits, batch.segmentation, **partial)
+
+    def network_input(self, batch: Batch) -> torch.Tensor:
+        """Return image channels, with the one-hot label map of the previous stage appended in a cascade."""
+        if batch.previous is None:
+            return batch.image
+        values = torch.arange(1, len(self.labels.foreground_values) + 1, device=batch.previous.device)
+        shape = (1, -1) + (1,) * (batch.previous.ndim - 1)
+        one_hot = (batch.previous[:, None] == values.view(shape)).to(batch.image.dtype)
+        return torch.cat([batch.image, one_hot], dim=1)
+
+    def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, torch.Tensor]]:
+        """Yield (optimiser name, loss), one yield per optimiser step."""
+        batch = batches["labelled"]
+        logits = self.modules["network"](self.network_input(batch))
+        yield "network", self.supervised_loss(logits, batch)
+
+    def after_step(self, progress: float) -> None:
+        """Run after every optimiser step, without gradients: moving averages and the like."""
+        if self._average is not None:
+            self._average.update(self.step)
+
+    def inference_module(self) -> nn.Module:
+        """Return the module that predicts; its weights go into the model folder."""
+        return self.modules["network"] if self._average is None else self._average.module
+
+    # Called by the loop
+
+    def prepare(self) -> dict[str, nn.Module]:
+        """Build modules and losses; returns every module to be set up and checkpointed."""
+        batch_dice = self.context.configuration.batch_dice
+        self._segmentation_loss = SegmentationLoss(
+            self.labels, batch_dice=batch_dice, dice_weight=self.dice_weight, ce_weight=self.cross_entropy_weight
+        )
+        self.modules = self.build_modules()
+        if self.weight_average > 0:
+            self._average = WeightAverage(self.modules["network"], self.weight_average)
+            self.modules["weight_average"] = self._average.module
+        outputs = len(self.context.configuration.network.features) - 1 if self.deep_supervision else 1
+        self._deep_supervision = DeepSupervisionLoss(self.loss, outputs)
+        return self.modules

@@ -1,0 +1,110 @@
+"""The final validation: whole cases of the fold, predicted as for new images, on the grid of the original image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from autoseg.errors import CaseError, UserError
+from autoseg.evaluation import evaluate_case, summarize, write_summary
+from autoseg.inference import logits_to_label_map, predict_preprocessed
+from autoseg.raw import read_label, write_label
+from autoseg.training.checkpoint import unwrapped
+from autoseg.training.context import RunContext
+from autoseg.training.trainer import Trainer
+
+FOLDER = "validation"
+SUMMARY = "summary.json"
+
+
+def validate(trainer: Trainer, device: torch.device) -> dict[str, Any]:
+    """Predict, write and score every validation case that has a label; returns the summary and writes it."""
+    context = trainer.context
+    network = unwrapped(trainer.inference_module())
+    cases = labelled_cases(context)
+    scores: dict[str, Any] = {}
+    failures = []
+    for case in tqdm(cases, desc=f"fold {context.fold}: validation", unit="case", leave=False, disable=None):
+        try:
+            scores[case] = _validate_case(case, trainer, network, device)
+        except UserError as error:
+            failures.append(CaseError(case, "validation", str(error)))
+    summary = summarize(scores)
+    if failures:
+        summary["failed"] = {failure.case: failure.reason for failure in failures}
+    write_summary(summary, context.folder / FOLDER / SUMMARY)
+    return summary
+
+
+def labelled_cases(context: RunContext) -> list[str]:
+    """Return the validation cases that have a label map."""
+    return [case for case in context.validation_cases if context.case(case).label is not None]
+
+
+def seconds_to_validate(trainer: Trainer, device: torch.device) -> float:
+    """Return an estimate of what `validate` will take, from predicting one case of median size."""
+    context = trainer.context
+    cases = labelled_cases(context)
+    if not cases:
+        return 0.0
+    sizes = {case: int(np.prod(context.store.read(case).shape)) for case in cases}
+    median = sorted(cases, key=sizes.__getitem__)[len(cases) // 2]
+    network = unwrapped(trainer.inference_module())
+    _label_map(median, trainer, network, device)  # the first call warms caches up
+    started = time.monotonic()
+    label = _label_map(median, trainer, network, device)
+    _score(median, label, context)
+    each = time.monotonic() - started
+    return each * sum(sizes.values()) / max(sizes[median], 1) * 1.1 + 0.02 * len(cases)
+
+
+def _validate_case(case: str, trainer: Trainer, network: nn.Module, device: torch.device) -> dict[str, Any]:
+    context = trainer.context
+    predicted = _label_map(case, trainer, network, device)
+    _, geometry = read_label(context.case(case).label)
+    write_label(validated_file(context.folder, case, context.dataset.file_ending),
+                context.dataset.labels.to_raw(predicted), geometry)  # fmt: skip
+    return _score(case, predicted, context)
+
+
+def _label_map(case: str, trainer: Trainer, network: nn.Module, device: torch.device) -> np.ndarray:
+    """Return the predicted internal label map (Z, Y, X) on the original grid."""
+    context = trainer.context
+    stored = context.store.read(case)
+    previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
+    logits = predict_preprocessed(
+        [network], torch.from_numpy(stored.image()), context.configuration, mirror_axes=trainer.mirror_axes(),
+        device=device, precision=trainer.precision, previous_label=previous,
+    )  # fmt: skip
+    return logits_to_label_map(logits, stored.properties, context.plans, context.configuration, trainer.labels)
+
+
+def _score(case: str, predicted: np.ndarray, context: RunContext) -> dict[str, Any]:
+    raw = context.case(case)
+    label, geometry = read_label(raw.label)
+    labels = context.dataset.labels
+    reference = labels.to_internal(label, str(raw.label))
+    scores = evaluate_case(predicted, reference, labels=labels, spacing=geometry.spacing, annotated=raw.annotated)
+    return {name: score.as_dict() for name, score in scores.items()}
+
+
+def validated_file(run_folder: Path, case: str, file_ending: str) -> Path:
+    """Return where the label map of a validated case lies."""
+    return run_folder / FOLDER / f"{case}{file_ending}"
+
+
+def mean_dice(summary: dict[str, Any]) -> float | None:
+    """Return the foreground mean Dice of a summary."""
+    return summary["foreground_mean"].get("dice")
+
+
+def missing(cases: Sequence[str], run_folder: Path, file_ending: str) -> list[str]:
+    """Return the cases whose validated label map is not there."""
+    return [case for case in cases if not validated_file(run_folder, case, file_ending).exists()]
