@@ -1,0 +1,197 @@
+"""Preprocessing of a whole data set: every case into the store of every configuration, in parallel, resumable."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.errors import CasesFailed, UserError
+from autoseg.labels import Labels
+from autoseg.plans import Configuration, Plans
+from autoseg.preprocessing.case import preprocess_cropped
+from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
+from autoseg.preprocessing.locations import class_locations
+from autoseg.storage import content_hash
+from autoseg.store import CaseStore
+from autoseg.workers import default_workers, run_cases
+from autoseg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from autoseg.raw import Case, Dataset
+
+log = logging.getLogger(__name__)
+
+STORE_VERSION = 1  # part of every hash: a change of what is computed makes all stores anew
+COMPRESSED_SHARE = 0.8  # of the size of float16 data, an upper estimate for noisy images
+
+
+@dataclass(frozen=True)
+class _Context:
+    """What is the same for every case."""
+
+    labels: Labels
+    channels: int
+    plans: Plans
+    cache: Path
+
+
+@dataclass(frozen=True)
+class _Task:
+    """One case and the stores that lack it: (folder, configuration, hash of inputs and settings)."""
+
+    case: Case
+    raw_hash: str
+    targets: tuple[tuple[Path, Configuration, str], ...]
+
+
+def preprocess(
+    dataset: Dataset,
+    plans: Plans,
+    workspace: Workspace,
+    configurations: Sequence[str] | None = None,
+    *,
+    workers: int | None = None,
+    restart: bool = False,
+) -> None:
+    """Write the stores of some configurations (default: all of the plans), for all training and unlabelled cases.
+
+    Each case is read once for all configurations. Cases that are complete for unchanged files and settings are left
+    alone unless `restart`. Raises CasesFailed after all other cases are done, UserError if the disk is too small.
+    """
+    chosen = _distinct([plans.configuration(name) for name in configurations or plans.configurations], plans)
+    folders = [workspace.store_folder(dataset.name, one.data_identifier) for one in chosen]
+    stores = [CaseStore(folder) for folder in folders]
+    cases = (*dataset.cases, *dataset.unlabelled)
+    tasks = []
+    for case in cases:
+        identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
+        hashes = [content_hash(identity, case.annotated, _settings(one, plans)) for one in chosen]
+        targets = [
+            target
+            for target, store in zip(zip(folders, chosen, hashes, strict=True), stores, strict=True)
+            if restart or not store.is_complete(case.id, target[2])
+        ]
+        if targets:
+            tasks.append(_Task(case, identity, tuple(targets)))
+    cache = DecodedCache.of(workspace, dataset.name)
+    if tasks:
+        _check_disk(tasks, plans, workspace.preprocessed_folder(dataset.name))
+        for store in stores:
+            store.discard(task.case.id for task in tasks if store.folder in [target[0] for target in task.targets])
+    context = _Context(dataset.labels, len(dataset.channel_names), plans, cache.folder)
+    results = run_cases(
+        partial(_process, context),
+        tasks,
+        stage="preprocessing",
+        workers=workers or default_workers(_memory_per_case(chosen, plans)),
+        progress="preprocessing" if tasks else None,
+        name_of=_case_id,
+    )
+    failures = [result.error for result in results if result.error]
+    wanted = {case.id for case in cases}
+    for store in (CaseStore(folder) for folder in folders):
+        if not store.sealed or set(store.cases) - wanted:
+            store.seal(wanted)
+    if failures:
+        raise CasesFailed(failures)
+    cache.remove()
+    log.info("preprocessed %d of %d case(s), the others were complete", len(tasks), len(cases))
+
+
+def _process(context: _Context, task: _Task) -> None:
+    """Preprocess one case for its targets, in a worker."""
+    cropped = DecodedCache(context.cache).read(task.case.id, task.raw_hash)
+    if cropped is None:
+        cropped = read_cropped(task.case, context.labels, context.channels)
+    for folder, configuration, digest in task.targets:
+        preprocessed = preprocess_cropped(cropped, plans=context.plans, configuration=configuration)
+        locations = class_locations(preprocessed.label, context.labels) if preprocessed.labelled else {}
+        CaseStore(folder).write(
+            task.case.id,
+            preprocessed,
+            locations,
+            annotated=annotated_values(task.case, context.labels),
+            input_hash=digest,
+            patch_size=configuration.patch_size,
+        )
+
+
+def annotated_values(case: Case, labels: Labels) -> tuple[int, ...] | None:
+    """Return the internal foreground values that were annotated in a case: None for all, none without a label map."""
+    if case.label is None:
+        return ()
+    if case.annotated is None:
+        return None
+    members = dict(zip(labels.names, labels.members, strict=True))
+    unknown = sorted(set(case.annotated) - set(members) - {"background"})
+    if unknown:
+        raise UserError(
+            f"the annotated classes {unknown} are not among the labels",
+            where=f"case {case.id}",
+            mend=f"choose from: {', '.join(members)}",
+        )
+    return tuple(sorted({value for name in case.annotated for value in members.get(name, ())}))
+
+
+def _distinct(chosen: Sequence[Configuration], plans: Plans) -> list[Configuration]:
+    """One configuration per store; two that share a store must want the same data."""
+    by_store: dict[str, Configuration] = {}
+    for one in chosen:
+        first = by_store.setdefault(one.data_identifier, one)
+        if _settings(first, plans) != _settings(one, plans):
+            raise UserError(
+                f"configurations {first.name} and {one.name} share the store {one.data_identifier!r} but not the "
+                "settings of preprocessing",
+                where=f"plans {plans.plans_name}",
+                mend="give one of them another data_identifier",
+            )
+    return list(by_store.values())
+
+
+def _settings(configuration: Configuration, plans: Plans) -> str:
+    """Hash of everything in the plans that the stored data depend on; patch sizes only shape the files."""
+    uses_intensities = "ct" in configuration.normalization
+    return content_hash(
+        STORE_VERSION,
+        configuration.spacing,
+        configuration.normalization,
+        configuration.use_mask,
+        plans.transpose_forward,
+        plans.intensities if uses_intensities else None,
+    )
+
+
+def _voxels(configuration: Configuration, plans: Plans) -> float:
+    """Voxels of a typical preprocessed case."""
+    slices = plans.original_median_shape[0] if configuration.dims == 2 else 1
+    return prod(configuration.median_shape) * slices
+
+
+def _memory_per_case(chosen: Sequence[Configuration], plans: Plans) -> int:
+    """Peak memory in bytes of a case three times the typical size: raw, normalised, resampled, labels."""
+    channels = len(plans.channel_names)
+    raw = prod(plans.original_median_shape) * (12 * channels + 8)
+    return int(3 * (raw + max(_voxels(one, plans) for one in chosen) * (8 * channels + 12)))
+
+
+def _check_disk(tasks: Sequence[_Task], plans: Plans, folder: Path) -> None:
+    per_voxel = COMPRESSED_SHARE * 2 * len(plans.channel_names) + 0.1
+    needed = sum(_voxels(target[1], plans) * per_voxel for task in tasks for target in task.targets)
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
+    if needed > free:
+        raise UserError(
+            f"preprocessing needs about {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
+            where=folder,
+            mend="free some space, choose a workspace on another disk, or preprocess fewer configurations",
+        )
+
+
+def _case_id(task: _Task) -> str:
+    return task.case.id

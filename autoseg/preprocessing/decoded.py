@@ -1,0 +1,116 @@
+"""Raw cases read, checked against each other and cropped; and a cache of them, so that every file is read once.
+
+The fingerprint leaves the cases here; preprocessing takes them and removes the folder.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autoseg.errors import UserError
+from autoseg.labels import Labels
+from autoseg.plans import Frozen, parse
+from autoseg.preprocessing.crop import Cropped, crop
+from autoseg.storage import content_hash, file_stamp, read_json, write_bytes, write_json
+from autoseg.store.arrays import compress, native, read_array, smallest_label
+from autoseg.store.layout import stem
+from autoseg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from autoseg.raw import Case
+
+log = logging.getLogger(__name__)
+
+
+def raw_hash(case: Case, labels: Labels, channels: int) -> str:
+    """Return the identity of a raw case: names, sizes and times of its files, and how they are understood."""
+    paths = [path for path in (*case.images, case.label) if path is not None]
+    stamps = [_stamps(path) for path in paths]
+    return content_hash("decoded", 1, case.id, case.label is not None, stamps, labels, channels)
+
+
+def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
+    """Read a case and crop it to its non-zero region; a label map of another shape is a UserError."""
+    from autoseg.raw import read_image, read_label
+
+    image = read_image(case.images, channels=channels)
+    label = None
+    if case.label is not None:
+        raw, _ = read_label(case.label)
+        if raw.shape != image.data.shape[1:]:
+            raise UserError(
+                f"the label map has shape {raw.shape}, the image {image.data.shape[1:]}",
+                where=case.label,
+                mend="give a label map on the grid of the image",
+            )
+        label = labels.to_internal(raw, where=str(case.label))
+    return crop(image.data, label, image.geometry.spacing)
+
+
+class DecodedCache:
+    """A folder of cropped cases; a case without its record, written last, does not exist."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    @classmethod
+    def of(cls, workspace: Workspace, dataset_name: str) -> DecodedCache:
+        """Return the cache of a data set."""
+        return cls(workspace.preprocessed_folder(dataset_name) / "decoded")
+
+    def write(self, case: str, cropped: Cropped, input_hash: str) -> None:
+        """Store a case, in the smallest integer type that keeps every value."""
+        image, label = self._files(case)
+        write_bytes(image, compress(native(cropped.image)))
+        write_bytes(label, compress(smallest_label(cropped.label)))
+        record = _Record(
+            input_hash=input_hash,
+            labelled=cropped.labelled,
+            spacing=cropped.spacing,
+            shape_before_crop=cropped.shape_before_crop,
+            box=cropped.box,
+        )
+        write_json(self._record_file(case), record.model_dump(mode="json"))
+
+    def read(self, case: str, input_hash: str) -> Cropped | None:
+        """Return a case, or None if it is not here, was made from other inputs, or is damaged."""
+        if not self._record_file(case).is_file():
+            return None
+        try:
+            record: _Record = parse(_Record, read_json(self._record_file(case)), self._record_file(case))
+            if record.input_hash != input_hash:
+                return None
+            image, label = (read_array(path) for path in self._files(case))
+        except UserError as error:
+            log.warning("case %s is read again, since its decoded copy cannot be used: %s", case, error.what)
+            return None
+        return Cropped(image, label, record.labelled, record.spacing, record.shape_before_crop, record.box)
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _files(self, case: str) -> tuple[Path, Path]:
+        return self.folder / f"{stem(case)}.image.b2nd", self.folder / f"{stem(case)}.label.b2nd"
+
+    def _record_file(self, case: str) -> Path:
+        return self.folder / f"{stem(case)}.json"
+
+
+class _Record(Frozen):
+    input_hash: str
+    labelled: bool
+    spacing: tuple[float, float, float]
+    shape_before_crop: tuple[int, int, int]
+    box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def _stamps(path: Path) -> list:
+    """Stamp of a file, or of every file of a folder (a DICOM series)."""
+    try:
+        return [file_stamp(file) for file in sorted(path.iterdir())] if path.is_dir() else file_stamp(path)
+    except FileNotFoundError:
+        return [path.name, "missing"]  # reading it will say so, for this case only
