@@ -1,4 +1,4 @@
-"""Exponential moving average of weights. Source: Polyak & Juditsky 1992; Tarvainen & Valpola 2017 (ramp-up of decay)."""
+"""Exponential moving average of weights. Source: Tarvainen & Valpola 2017 (with their ramp-up of the decay)."""
 
 from __future__ import annotations
 

@@ -14,8 +14,10 @@ import lightning.fabric as lightning_fabric
 import torch
 
 import autoseg
+from autoseg import plugins
 from autoseg.devices import choose_precision
 from autoseg.errors import AutosegError, Interrupted
+from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
 from autoseg.training.context import RunContext
@@ -37,7 +39,8 @@ logger = logging.getLogger("autoseg.training")
 class RunOptions:
     """How a run is carried out, beside the trainer's settings."""
 
-    trainer_reference: str
+    trainer_name: str  # under which the run is kept
+    trainer_reference: str  # what finds the trainer again in another process
     seconds: float | None = None  # for the whole run, validation included
     deterministic: bool = False
     pretrained: Path | None = None
@@ -51,7 +54,8 @@ def carry_out(
     context.folder.mkdir(parents=True, exist_ok=True)
     if context.processes > 1:
         fabric = make_fabric(context.device, _precision(settings, context), context.processes)
-        fabric.launch(_in_process, trainer_class, context, settings, options)
+        # Neither classes of loose files nor open stores travel to other processes: each finds them again.
+        fabric.launch(_in_process, replace(context, store=None), context.store.folder, settings, options)
     else:
         _carry_out(make_fabric(context.device, _precision(settings, context), 1), trainer_class, context, settings,
                    options)  # fmt: skip
@@ -71,12 +75,13 @@ def _precision(settings: Mapping[str, Setting], context: RunContext) -> str:
 
 def _in_process(
     fabric: lightning_fabric.Fabric,
-    trainer_class: type[Trainer],
     context: RunContext,
+    store_folder: Path,
     settings: Mapping[str, Setting],
     options: RunOptions,
 ) -> None:
-    context = replace(context, rank=fabric.global_rank, device=fabric.device)
+    context = replace(context, store=CaseStore(store_folder), rank=fabric.global_rank, device=fabric.device)
+    trainer_class = plugins.load("trainer", options.trainer_reference, context.workspace_root)
     _carry_out(fabric, trainer_class, context, settings, options)
 
 
@@ -165,7 +170,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
     _record(
         context,
         dataset=context.dataset.name,
-        trainer=options.trainer_reference,
+        trainer=options.trainer_name,
         plans_name=context.plans.plans_name,
         configuration=context.configuration.name,
         fold=context.fold,

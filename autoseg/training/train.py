@@ -225,7 +225,8 @@ class _Training:
 
     def _options(self, seconds: float | None) -> RunOptions:
         return RunOptions(
-            trainer_reference=self.experiment_trainer,
+            trainer_name=self.experiment_trainer,
+            trainer_reference=self.found.reference,
             seconds=None if self.deterministic else seconds,
             deterministic=self.deterministic,
             pretrained=self.pretrained,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import nn
 
 from autoseg.batches import Batch, PatchStream, StreamSettings
+from autoseg.errors import UserError
 from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
 from autoseg.plans import NetworkSpec, Precision
 from autoseg.plugins import build_network
@@ -108,17 +110,30 @@ class Trainer:
         return tuple(range(self.context.configuration.dims)) if self.mirror else ()
 
     def make_stream(self, cases: tuple[str, ...], name: str, settings: StreamSettings | None = None) -> PatchStream:
-        """Return an endless, seeded stream of patches from `cases`."""
+        """Return an endless, seeded stream of patches from `cases`; each of several processes draws its share."""
+        settings = settings or self.stream_settings()
+        if self.context.processes > 1:
+            settings = replace(settings, batch_size=self._share(settings.batch_size))
+            name = f"{name}/{self.context.rank}"
         return PatchStream(
             self.context.store,
             cases,
             self.labels,
-            settings or self.stream_settings(),
+            settings,
             seed=self.context.seed,
             name=name,
             use_mask=self.context.configuration.use_mask,
             previous_stage=self.context.previous_stage,
         )
+
+    def _share(self, batch_size: int) -> int:
+        share, rest = divmod(batch_size, self.context.processes)
+        if share == 0:
+            raise UserError(
+                f"a batch of {batch_size} cannot be split over {self.context.processes} processes",
+                mend="use fewer processes or --set batch_size=...",
+            )
+        return share + (self.context.rank < rest)
 
     def build_streams(self) -> dict[str, PatchStream]:
         """Return the named streams; `training_step` receives one batch of each."""

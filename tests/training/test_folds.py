@@ -1,0 +1,41 @@
+import pytest
+
+from autoseg.errors import UserError
+from autoseg.training.folds import parse_folds
+from autoseg.training.train import choose_labelled
+
+
+@pytest.mark.parametrize(
+    ("text", "folds"),
+    [
+        ("0", ["0"]),
+        ("0,2", ["0", "2"]),
+        ("0-4", ["0", "1", "2", "3", "4"]),
+        ("1-2,1", ["1", "2"]),
+        ("cv", ["0", "1", "2", "3", "4"]),
+        ("all", ["all"]),
+    ],
+)
+def test_folds_as_a_user_writes_them(text, folds):
+    assert parse_folds(text, 5) == folds
+
+
+def test_cv_of_a_single_case_is_all():
+    assert parse_folds("cv", 0) == ["all"]
+
+
+@pytest.mark.parametrize(("text", "message"), [("5", "folds 0 to 4"), ("x", "not understood"), ("", "not understood")])
+def test_wrong_folds_are_told(text, message):
+    with pytest.raises(UserError, match=message):
+        parse_folds(text, 5)
+
+
+def test_labelled_cases_are_chosen_by_seed_and_not_by_order():
+    cases = tuple(f"case{i:02d}" for i in range(20))
+    chosen, rest = choose_labelled(cases, 5, seed=3)
+    assert len(chosen) == 5
+    assert sorted((*chosen, *rest)) == sorted(cases)
+    assert choose_labelled(tuple(reversed(cases)), 5, seed=3) == (chosen, rest)
+    assert choose_labelled(cases, 5, seed=4)[0] != chosen
+    with pytest.raises(UserError, match="20"):
+        choose_labelled(cases, 21, seed=0)

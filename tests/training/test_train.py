@@ -1,0 +1,188 @@
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from autoseg import Trainer
+from autoseg.errors import Interrupted, UserError
+from autoseg.storage import read_json
+from autoseg.training import TrainingFailed, train
+from autoseg.training.checkpoint import load_weights
+from autoseg.training.log import read_events
+
+NAME = "Dataset004_Hippocampus"
+
+
+def run(workspace, folds="0", configuration="3d_fullres", **options):
+    options = {"plans_name": "tiny", "device": "cpu", "deterministic": True, "workers": 1} | options
+    return train(NAME, configuration, folds, workspace=workspace, **options)
+
+
+def weights_equal(one, other):
+    a, b = load_weights(one / "weights.safetensors"), load_weights(other / "weights.safetensors")
+    return set(a) == set(b) and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_leaves_weights_log_predictions_and_scores(scratch):
+    (folder,) = run(scratch)
+    record = read_json(folder / "run.json")
+    assert record["status"] == "finished"
+    assert record["steps_done"] == 12
+    assert record["settings"]["steps"] == {"value": 12, "origin": "plan"}
+    assert not set(record["train_cases"]) & set(record["validation_cases"])
+    summary = read_json(folder / "validation" / "summary.json")
+    assert set(summary["cases"]) == set(record["validation_cases"])
+    for case in record["validation_cases"]:
+        assert (folder / "validation" / f"{case}.nii.gz").is_file()
+    events = read_events(folder / "log.jsonl")
+    assert {"step", "validation", "end"} <= {event["event"] for event in events}
+    losses = [event["loss"] for event in events if event["event"] == "step"]
+    assert all(loss == loss for loss in losses)
+
+
+@pytest.mark.parametrize("configuration", ["2d", "3d_lowres"])
+def test_every_configuration_trains(scratch, configuration):
+    (folder,) = run(scratch, configuration=configuration)
+    assert read_json(folder / "run.json")["status"] == "finished"
+
+
+def test_a_second_call_leaves_a_finished_run_alone_and_restart_does_not(scratch):
+    (folder,) = run(scratch)
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    run(scratch)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+    run(scratch, restart=True)
+    assert (folder / "weights.safetensors").stat().st_mtime_ns > before
+
+
+def test_worker_count_does_not_change_the_weights_and_the_seed_does(scratch, tmp_path):
+    (one,) = run(scratch, workers=1)
+    kept = one.rename(tmp_path / "kept")
+    (two,) = run(scratch, workers=3)
+    assert weights_equal(kept, two)
+    (other,) = run(scratch, restart=True, seed=1)
+    assert not weights_equal(kept, other)
+
+
+def test_the_cascade_needs_its_previous_stage_and_trains_on_it(scratch):
+    with pytest.raises(UserError, match="train it first"):
+        run(scratch, configuration="3d_cascade_fullres")
+    run(scratch, "cv", "3d_lowres")
+    (folder,) = run(scratch, configuration="3d_cascade_fullres")
+    assert load_weights(folder / "weights.safetensors")["encoder.stages.0.0.convs.0.conv.weight"].shape[1] == 3
+
+
+def test_settings_reach_the_run(scratch):
+    settings = {"steps": "3", "optimizer": "sgd", "weight_average": "0.9", "accumulate": "2"}
+    (folder,) = run(scratch, settings=settings)
+    record = read_json(folder / "run.json")
+    assert record["steps_done"] == 3
+    assert record["settings"]["optimizer"] == {"value": "sgd", "origin": "command line"}
+
+
+def test_a_loss_that_is_no_number_stops_with_a_diagnosis(scratch, tmp_path):
+    plugin = tmp_path / "exploding.py"
+    plugin.write_text(
+        "from autoseg import Trainer, register\n"
+        '@register.trainer("exploding")\n'
+        "class Exploding(Trainer):\n"
+        "    def loss(self, logits, target):\n"
+        "        return logits.sum() * float('nan')\n"
+    )
+    with pytest.raises(TrainingFailed, match="lower --set learning_rate"):
+        run(scratch, trainer=str(plugin))
+
+
+def test_a_time_budget_is_kept(scratch):
+    started = time.monotonic()
+    (folder,) = run(scratch, deterministic=False, time_budget=12.0)
+    assert time.monotonic() - started < 12.0 * 1.05
+    steps = [event for event in read_events(folder / "log.jsonl") if event["event"] == "step"]
+    assert steps[-1]["progress"] == 1.0
+
+
+def test_an_unknown_plan_and_an_unprocessed_configuration_are_told(scratch):
+    with pytest.raises(UserError, match="known: tiny"):
+        run(scratch, plans_name="other")
+
+
+CHILD = """
+import sys
+from pathlib import Path
+from autoseg.training import train
+from autoseg.workspace import Workspace
+raw, preprocessed, results = map(Path, sys.argv[1:4])
+workspace = Workspace(raw=raw, preprocessed=preprocessed, results=results, root=results)
+train("Dataset004_Hippocampus", "3d_fullres", "0", plans_name="tiny", device="cpu", deterministic=True, workers=1,
+      workspace=workspace, settings={"checkpoint_minutes": "0", "steps": "20"})
+"""
+
+
+def start_child(scratch, results):
+    arguments = [str(scratch.raw), str(scratch.preprocessed), str(results)]
+    return subprocess.Popen([sys.executable, "-c", CHILD, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def test_killed_and_resumed_equals_uninterrupted(scratch, tmp_path):
+    """SIGKILL at random steps (a checkpoint after each), three times; the end is the same bit for bit."""
+    draw = random.Random(7)
+    results = tmp_path / "killed"
+    folder = results / NAME / "supervised__tiny__3d_fullres" / "fold_0"
+    for _ in range(3):
+        child = start_child(scratch, results)
+        wanted = draw.randint(1, 6) + _steps(folder)
+        while child.poll() is None and _steps(folder) < wanted:
+            pass
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+        assert child.returncode == -signal.SIGKILL
+    child = start_child(scratch, results)
+    assert child.wait() == 0, child.stderr.read().decode()
+    (whole,) = run(scratch, settings={"steps": "20"})
+    assert read_json(folder / "run.json")["steps_done"] == 20
+    assert weights_equal(folder, whole)
+
+
+def _steps(folder):
+    path = folder / "log.jsonl"
+    if not path.exists():
+        return 0
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+    return max((line.get("step", 0) for line in lines if line["event"] == "step"), default=0)
+
+
+def test_a_stop_signal_ends_with_a_usable_checkpoint(scratch, monkeypatch):
+    class Stopping(Trainer):
+        def after_step(self, progress):
+            super().after_step(progress)
+            if self.step == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("autoseg.training.train.plugins.load", _instead(Stopping))
+    with pytest.raises(Interrupted, match="SIGTERM at step 5"):
+        run(scratch)
+    folder = scratch.run_folder(NAME, "supervised", "tiny", "3d_fullres", "0")
+    assert read_json(folder / "run.json")["status"] == "interrupted"
+    assert load_weights(folder / "weights.safetensors")
+    monkeypatch.undo()
+    run(scratch)
+    assert read_json(folder / "run.json")["steps_done"] == 12
+
+
+def _instead(trainer):
+    from autoseg import plugins
+
+    load = plugins.load
+    return lambda kind, *rest: trainer if kind == "trainer" else load(kind, *rest)
+
+
+def test_two_processes_train_together(scratch):
+    (folder,) = run(scratch, processes=2, settings={"steps": "4"})
+    record = read_json(folder / "run.json")
+    assert (record["status"], record["processes"]) == ("finished", 2)
