@@ -122,6 +122,25 @@ def build_network(reference: str, spec: Any, workspace: Path | None = None) -> A
     return architecture(spec)
 
 
+def in_file(kind: Kind, path: Path) -> list[Found]:
+    """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
+    try:
+        source = path.read_text(encoding="utf-8")
+        if "register" not in source:
+            return []
+        tree = ast.parse(source)
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    found = []
+    for node in tree.body:
+        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
+            continue
+        summary = (ast.get_docstring(node) or ast.get_docstring(tree) or "").partition("\n")[0]
+        for name in _registered_names(kind, node.decorator_list):
+            found.append(Found(kind, name, path, node.lineno, summary))
+    return found
+
+
 def search_places(kind: Kind, workspace: Path | None = None) -> list[Path]:
     """Return the folders searched for plug-ins of a kind, in order, existing or not."""
     places = [Path.cwd() / f"{kind}s"]
@@ -164,28 +183,9 @@ def _module_name(kind: Kind, path: Path) -> str | None:
 
 def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
     if folder.is_file():
-        return _scan_file(kind, folder)
+        return in_file(kind, folder)
     files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
-    return [entry for path in files for entry in _scan_file(kind, path)]
-
-
-def _scan_file(kind: Kind, path: Path) -> list[Found]:
-    """Return the plug-ins that a source file defines; a file that does not parse defines none."""
-    try:
-        source = path.read_text(encoding="utf-8")
-        if "register" not in source:
-            return []
-        tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return []
-    found = []
-    for node in tree.body:
-        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            continue
-        summary = (ast.get_docstring(node) or ast.get_docstring(tree) or "").partition("\n")[0]
-        for name in _registered_names(kind, node.decorator_list):
-            found.append(Found(kind, name, path, node.lineno, summary))
-    return found
+    return [entry for path in files for entry in in_file(kind, path)]
 
 
 def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
@@ -211,7 +211,7 @@ def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
         ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, RecursionError) as error:
         raise UserError(f"not valid Python: {error}", where=path) from None
-    entries = [entry for entry in _scan_file(kind, path) if name in ("", entry.name)]
+    entries = [entry for entry in in_file(kind, path) if name in ("", entry.name)]
     if not entries:
         what = f"no {kind} {name!r} registered here" if name else f"no {kind} registered here"
         raise UserError(what, where=path, mend=f'add @register.{kind}("name") to its class')

@@ -56,6 +56,19 @@ class Workspace:
             mend="give the path of a data set folder or case list, or a name or number in the workspace",
         )
 
+    def find_model(self, reference: str | Path) -> Path:
+        """Return the model folder of a data set given as `find_dataset` takes it; raw data need not be there."""
+        text = Path(reference).resolve().name if Path(reference).exists() else str(reference)
+        hits = [path.parent for path in sorted(self.results.glob("*/model")) if _is_called(path.parent.name, text)]
+        if len(hits) == 1:
+            return self.model_folder(hits[0].name)
+        known = ", ".join(path.parent.name for path in sorted(self.results.glob("*/model"))) or "none"
+        raise UserError(
+            f"{len(hits) or 'no'} selected models fit {text!r}; data sets with a model: {known}",
+            where=self.results,
+            mend="call `autoseg find-best DATASET` first, or give the model folder",
+        )
+
     def preprocessed_folder(self, dataset_name: str) -> Path:
         """Return the folder of fingerprint, plans, splits and stores of a data set."""
         return self.preprocessed / dataset_name

@@ -76,3 +76,14 @@ def test_folders_are_those_of_the_design(tmp_path):
     run = workspace.run_folder(name, "supervised", "auto", "2d", 3)
     assert run == tmp_path / "results" / name / "supervised__auto__2d" / "fold_3"
     assert workspace.model_folder(name) == tmp_path / "results" / name / "model"
+
+
+def test_selected_model_by_name_number_or_path(workspace, tmp_path):
+    with pytest.raises(UserError, match="no selected models fit '4'; data sets with a model: none"):
+        workspace.find_model("4")
+    model = workspace.model_folder("Dataset004_Hippocampus")
+    model.mkdir(parents=True)
+    for reference in ("4", "Hippocampus", "Dataset004_Hippocampus", workspace.raw / "Dataset004_Hippocampus"):
+        assert workspace.find_model(reference) == model
+    with pytest.raises(UserError, match="no selected models fit '104'; data sets with a model: Dataset004"):
+        workspace.find_model("104")

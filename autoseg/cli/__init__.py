@@ -1,0 +1,14 @@
+"""The command line: one file per command; each parses, calls the Python API, and prints."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run one command and leave with its exit code (0 done, 1 some cases failed, 2 wrong use, 130 interrupted)."""
+    import sys
+
+    from autoseg.cli.running import run
+
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))

@@ -1,0 +1,77 @@
+"""`autoseg list`: which trainers, architectures and planners there are."""
+
+from __future__ import annotations
+
+import ast
+import re
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from autoseg.cli.options import Debug, Json, WorkspaceFolder
+from autoseg.cli.output import echo_json, echo_table
+from autoseg.plugins import Found
+from autoseg.plugins import list_plugins as find_all
+
+
+class Kinds(StrEnum):
+    """The kinds of plug-ins, as one says them."""
+
+    trainers = "trainers"
+    architectures = "architectures"
+    planners = "planners"
+
+
+def list_plugins(
+    kinds: Annotated[Kinds, typer.Argument(metavar="trainers|architectures|planners", help="What to list.")],
+    workspace: WorkspaceFolder = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List trainers, architectures or planners. Nothing is imported, so broken files do no harm.
+
+    \b
+    Example:
+      autoseg list architectures
+    """
+    from autoseg.workspace import Workspace
+
+    entries = [describe(found) for found in find_all(kinds.value[:-1], Workspace.open(workspace).root)]
+    if json:
+        echo_json(entries)
+        return
+    columns = ("name", "dims", "summary", "source") if kinds is Kinds.architectures else ("name", "summary", "source")
+    echo_table(columns, [[entry[column] for column in columns] for entry in entries])
+
+
+def describe(found: Found) -> dict[str, Any]:
+    """Return what the source of a plug-in says about it."""
+    tree = ast.parse(found.path.read_text(encoding="utf-8"))
+    node = next(node for node in tree.body if getattr(node, "lineno", 0) == found.line)
+    documents = [ast.get_docstring(place) or "" for place in (node, tree)]
+    source = next((match.group(1) for text in documents if (match := re.search(r"Source:\s+(.+)", text))), None)
+    return {
+        "name": found.name,
+        "family": _family(found.path),
+        "dims": _dims(node) if found.kind == "architecture" else None,
+        "summary": found.summary,
+        "source": source,
+        "file": str(found.path),
+    }
+
+
+def _family(path: Path) -> str | None:
+    """Return the sub-folder of a family of plug-ins, if the file stands in one."""
+    folder = path.parent.name
+    return None if folder in {kind.value for kind in Kinds} else folder
+
+
+def _dims(node: ast.AST) -> str:
+    """Return the dimensions a class serves as its source says; without a word it serves both."""
+    for statement in getattr(node, "body", []):
+        target = statement.targets[0] if isinstance(statement, ast.Assign) else getattr(statement, "target", None)
+        if isinstance(target, ast.Name) and target.id == "dims" and isinstance(statement.value, ast.Tuple):
+            return ", ".join(f"{entry.value}D" for entry in statement.value.elts if isinstance(entry, ast.Constant))
+    return "2D, 3D"

@@ -1,0 +1,106 @@
+"""From arguments to an exit code: errors become one message on stderr, and logging is set up (here only)."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+import traceback
+from pathlib import Path
+
+import typer
+
+from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted
+
+DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+# Older typer stands on click, newer brings its own copy: take the base class from what typer itself raises.
+COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command line `arguments` and return the exit code."""
+    from autoseg.cli.app import app
+
+    debug = "--debug" in arguments
+    set_up_logging(debug)
+    command = typer.main.get_command(app)
+    try:
+        outcome = command.main(
+            [argument for argument in arguments if argument != "--debug"], prog_name="autoseg", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return outcome if isinstance(outcome, int) else DONE
+    except typer.Exit as leave:
+        return leave.exit_code
+    except COMMAND_LINE_ERROR as error:
+        error.show()
+        return WRONG_USE
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return DONE
+    except (Exception, KeyboardInterrupt) as error:
+        if debug:
+            traceback.print_exc()
+        message, code = explain(error)
+        typer.echo(message, err=True)
+        return code
+
+
+def explain(error: BaseException) -> tuple[str, int]:
+    """Return the message for the user and the exit code of an error."""
+    if isinstance(error, Interrupted):
+        return f"interrupted: {error}", INTERRUPTED
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return "interrupted; what was finished before is kept, and the same command goes on from there", INTERRUPTED
+    if isinstance(error, (CasesFailed, CaseError)):
+        return f"error: {error}", SOME_FAILED
+    if isinstance(error, AutosegError):
+        return f"error: {error}", WRONG_USE
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"error: {error.filename}: {error.strerror}", WRONG_USE
+    return f"error: {type(error).__name__}: {error}\n{_where_the_traceback_is(error)}", WRONG_USE
+
+
+def _where_the_traceback_is(error: BaseException) -> str:
+    """Keep the traceback of an unexpected error, which a long run must not lose, in a file."""
+    handle, name = tempfile.mkstemp(prefix="autoseg-error-", suffix=".txt")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        traceback.print_exception(error, file=file)
+    return f"This is a defect of autoseg or of a plug-in; the traceback is in {Path(name)} (--debug shows it here)"
+
+
+def set_up_logging(debug: bool = False) -> None:
+    """Send messages of autoseg to stderr: INFO and above, or with `debug` everything, Python warnings included."""
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if isinstance(handler, StderrHandler)]:
+        root.removeHandler(handler)
+    root.addHandler(StderrHandler(debug))
+    logging.getLogger("autoseg").setLevel(logging.DEBUG if debug else logging.INFO)
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").setLevel(logging.WARNING if debug else logging.CRITICAL)
+
+
+class StderrHandler(logging.Handler):
+    """Writes each message as one line above a running progress bar."""
+
+    def __init__(self, debug: bool):
+        super().__init__()
+        self.debug = debug
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the message, with its origin when debugging, else with its level from warnings on."""
+        text = super().format(record)
+        if self.debug:
+            return f"{record.levelname.lower()} {record.name}: {text}"
+        return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write the record to the present stderr."""
+        try:
+            if "tqdm" in sys.modules:
+                sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stderr)
+            else:
+                sys.stderr.write(self.format(record) + "\n")
+        except Exception:
+            self.handleError(record)
