@@ -1,0 +1,200 @@
+"""The check of one case: first its headers, then every voxel."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import UserError
+from autoseg.labels import Labels
+from autoseg.raw.dataset import Case
+from autoseg.raw.geometry import Geometry, compare
+from autoseg.raw.images import channel_error, read_header, read_image, read_label
+from autoseg.raw.nifti import Header
+from autoseg.raw.problems import Problem
+from autoseg.raw.regrid import regrid_label
+
+REGRID = (
+    "if the label map's own geometry is right, check with --fix-geometry, which resamples it onto the image's grid; "
+    "otherwise write it with the geometry of the image"
+)
+
+
+@dataclass
+class CaseState:
+    """What is known of one case after its headers were read, and after its voxels were."""
+
+    case: Case
+    channels: int
+    labels: Labels | None
+    headers: dict[Path, Header] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    resolvable: bool = False  # the label lies on another grid in the same space
+    fix_geometry: bool = False
+    present: frozenset[int] = frozenset()  # raw values of the label map
+    digest: str = ""  # of the voxels of all images, if all could be read
+
+    @property
+    def geometry(self) -> Geometry | None:
+        """The grid of the first image that could be read."""
+        return next((self.headers[path].geometry for path in self.case.images if path in self.headers), None)
+
+    @property
+    def voxels(self) -> int:
+        """Voxels of all files of the case."""
+        return sum(header.components * int(np.prod(header.geometry.size)) for header in self.headers.values())
+
+    def complain(self, message: str, file: Path, **details: str) -> None:
+        """Note a problem of a file."""
+        self.problems.append(Problem(message, str(file), case=self.case.id, **details))
+
+
+def check_headers(state: CaseState) -> CaseState:
+    """Read the headers of all files of a case: they exist, fit the channels, and lie on one grid."""
+    case = state.case
+    for path in [*case.images, *([case.label] if case.label else [])]:
+        try:
+            state.headers[path] = read_header(path)
+        except UserError as error:
+            state.problems.append(Problem.of_error(error, case=case.id))
+        except OSError as error:
+            state.complain(f"the file cannot be read ({error.strerror})", path)
+    images = [path for path in case.images if path in state.headers]
+    found = sum(state.headers[path].components for path in images)
+    if len(images) == len(case.images) and found != state.channels and state.channels:
+        error = channel_error(case.images, found, state.channels)
+        state.problems.append(Problem.of_error(error, case=case.id, field="channel_names", value=str(found)))
+    for path in images[1:]:
+        _same_grid(state, images[0], path)
+    if case.label in state.headers and images:
+        _label_grid(state, images[0], case.label)
+    return state
+
+
+def _same_grid(state: CaseState, first: Path, other: Path) -> None:
+    one, two = state.headers[first].geometry, state.headers[other].geometry
+    if one.size != two.size or compare(one, two).verdict != "equal":
+        state.complain(
+            f"the channels lie on different grids: {two.describe()}; {first.name} has {one.describe()}",
+            other,
+            mend="resample all channels of a case to one grid",
+        )
+
+
+def _label_grid(state: CaseState, image: Path, label: Path) -> None:
+    one, two = state.headers[image].geometry, state.headers[label].geometry
+    comparison = compare(one, two)
+    if one.size == two.size and comparison.verdict == "equal":
+        return
+    if one.size != two.size:
+        what = f"the label map has shape {two.size}, the image {one.size} (z, y, x)"
+        value = str(two.size)
+    else:
+        what = (
+            f"the label map has another geometry (affine) than the image, corners are up to {comparison.distance:.2f} "
+            f"mm apart: {two.describe()}; the image has {one.describe()}"
+        )
+        value = two.describe()
+    state.resolvable = comparison.verdict == "resolvable"
+    if state.resolvable and state.fix_geometry:
+        return  # mended before the voxels are read
+    mend = REGRID if state.resolvable else "give the label map that belongs to this image"
+    if not state.resolvable and one.physical and two.physical:
+        what += "; they have no place in common"
+    state.complain(what, label, field="shape" if one.size != two.size else "geometry", value=value, mend=mend)
+
+
+def check_voxels(state: CaseState) -> CaseState:
+    """Read every voxel of a case: finite, readable to the end, declared label values."""
+    state = replace(state, problems=[])
+    digest = hashlib.blake2b(digest_size=16)
+    complete = True
+    for path in state.case.images:
+        header = state.headers.get(path)
+        if header is None or not _image_voxels(state, path, header, digest):
+            complete = False
+    if complete:
+        state.digest = digest.hexdigest()
+    label = state.case.label
+    if label in state.headers and (not state.resolvable or not state.fix_geometry or _mend_grid(state)):
+        _label_voxels(state, label)
+    return state
+
+
+def _image_voxels(state: CaseState, path: Path, header: Header, digest) -> bool:
+    try:
+        data = read_image([path], channels=header.components).data
+    except UserError as error:
+        state.problems.append(Problem.of_error(error, case=state.case.id))
+        return False
+    digest.update(repr(data.shape).encode())
+    digest.update(data)
+    with np.errstate(over="ignore", invalid="ignore"):
+        finite = np.isfinite(data.sum(dtype=np.float64))
+    if not finite:
+        nan, infinite = int(np.isnan(data).sum()), int(np.isinf(data).sum())
+        state.complain(
+            f"the image has {nan} NaN and {infinite} infinite voxel(s)",
+            path,
+            field="voxels",
+            value=f"{nan} NaN, {infinite} inf",
+            mend="replace them, for example by the value of the background, or remove the case",
+        )
+    elif data.min() == data.max():
+        value = f"{data.flat[0]:g}"
+        state.complain(f"all voxels have the value {value}", path, field="voxels", value=value, severity="warning")
+    return True
+
+
+def _mend_grid(state: CaseState) -> bool:
+    try:
+        kept = regrid_label(state.case.label, state.geometry)
+    except UserError as error:
+        state.problems.append(Problem.of_error(error, case=state.case.id, field="geometry"))
+        return False
+    message = f"the label map was resampled onto the image's grid; the original is kept as {kept}"
+    state.complain(message, state.case.label, field="geometry", severity="warning")
+    return True
+
+
+def _label_voxels(state: CaseState, path: Path) -> None:
+    try:
+        label, _ = read_label(path)
+    except UserError as error:
+        state.problems.append(Problem.of_error(error, case=state.case.id, field="label values"))
+        return
+    values = dict(count_values(label))
+    state.present = frozenset(values)
+    labels = state.labels
+    if labels is None:
+        return
+    declared = {labels.background, *labels.foreground_values, *labels.ignore}
+    unknown = {value: count for value, count in values.items() if value not in declared}
+    if unknown:
+        listed = ", ".join(f"{value} ({count} voxels)" for value, count in list(unknown.items())[:10])
+        state.complain(
+            f"label value(s) that dataset.json does not declare: {listed}; declared are {sorted(declared)}",
+            path,
+            field="label values",
+            value=str(sorted(unknown)[:10]),
+            mend="correct the label map, or declare the value under labels in dataset.json",
+        )
+    elif not state.present & set(labels.foreground_values):
+        state.complain(
+            "the label map is empty: no voxel of any class", path, field="label values", value="0", severity="warning"
+        )
+
+
+def count_values(label: np.ndarray) -> Iterator[tuple[int, int]]:
+    """Yield every value of an integer array with its number of voxels, in increasing order."""
+    low, high = int(label.min()), int(label.max())
+    if high - low < 2**16:
+        counts = np.bincount((label.ravel() - low if low else label.ravel()).astype(np.intp, copy=False))
+        yield from ((int(value) + low, int(counts[value])) for value in np.flatnonzero(counts))
+    else:
+        values, counts = np.unique(label, return_counts=True)
+        yield from zip(values.tolist(), counts.tolist(), strict=True)

@@ -1,0 +1,162 @@
+"""NIfTI files: header, voxels, and label maps on exactly the image's grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import UserError
+from autoseg.raw import compression
+from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
+from autoseg.storage import write_bytes
+
+ENDINGS = (".nii.gz", ".nii")
+HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
+TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's x and y point the other way
+SCANNER = 1  # the form code "scanner anatomy"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself before a voxel is read."""
+
+    geometry: Geometry
+    components: int  # channels in this one file
+    dtype: np.dtype
+
+
+def read_header(path: Path) -> Header:
+    """Read grid, channels and type of a NIfTI file without its voxels."""
+    return _describe(_parse(compression.inflate_start(path, HEADER_BYTES), path), path)
+
+
+def read(path: Path) -> tuple[np.ndarray, Geometry]:
+    """Return the voxels (C, Z, Y, X), scaled as the header says, in their own type if unscaled, and the grid."""
+    content = path.read_bytes()
+    if content.startswith(compression.MAGIC):
+        content = compression.inflate(content, path)
+    header = _parse(content[:HEADER_BYTES], path)
+    described = _describe(header, path)
+    shape, offset = header.get_data_shape(), int(header["vox_offset"]) or int(header["sizeof_hdr"])
+    needed = offset + int(np.prod(shape)) * described.dtype.itemsize
+    if len(content) < needed:
+        raise UserError(
+            f"the file is truncated: {len(content)} of {needed} bytes are there", where=path, mend=compression.MEND
+        )
+    voxels = np.frombuffer(content, described.dtype, int(np.prod(shape)), offset)
+    if described.dtype.names:  # RGB: bytes of one voxel lie together
+        voxels = voxels.view(np.uint8).reshape(*described.geometry.size, -1)
+        return np.moveaxis(voxels, -1, 0), described.geometry
+    voxels = voxels.reshape(described.components, *described.geometry.size)
+    return _scaled(voxels, header), described.geometry
+
+
+def _parse(start: bytes, path: Path):
+    import nibabel
+
+    size = int.from_bytes(start[:4], "little")
+    kind = nibabel.Nifti2Header if size in (540, 0x1C020000) else nibabel.Nifti1Header
+    if size not in (348, 540, 0x5C010000, 0x1C020000) or len(start) < kind.sizeof_hdr:
+        raise UserError("not a NIfTI file: the header is missing or damaged", where=path, mend=compression.MEND)
+    return kind(start[: kind.sizeof_hdr], check=False)
+
+
+def _describe(header, path: Path) -> Header:
+    try:
+        shape, dtype = header.get_data_shape(), header.get_data_dtype()
+    except Exception as error:
+        raise UserError(f"the NIfTI header is damaged ({error})", where=path, mend=compression.MEND) from None
+    extra = [size for size in shape[3:] if size != 1]
+    if len(shape) < 2 or min(shape) < 1 or len(extra) > 1:
+        raise UserError(
+            f"the file has shape {tuple(shape)}; an image is (x, y), (x, y, z) or (x, y, z, channels)", where=path
+        )
+    if dtype.kind == "c" or (dtype.kind == "V" and not dtype.names):
+        raise UserError(f"voxels of type {dtype} are not supported", where=path, mend="store real numbers")
+    components = extra[0] if extra else len(dtype.names or "1")
+    return Header(_geometry(header, path), components, dtype)
+
+
+def _geometry(header, path: Path) -> Geometry:
+    shape = header.get_data_shape()
+    dims = min(3, len(shape))
+    size = (*shape[:3], 1)[:3]
+    steps = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
+    affine = TO_ITK @ _affine(header, steps)
+    columns = np.linalg.norm(affine[:3, :3], axis=0)
+    spacing = np.where(np.abs(steps - columns) <= 1e-3 * columns, steps, columns)  # the nominal value where it agrees
+    if not np.isfinite(affine).all() or (spacing[:dims] <= 0).any():
+        raise UserError(
+            f"the header gives spacing {spacing[:dims].tolist()} mm, which is no grid",
+            where=path,
+            mend="write the file again with a valid affine",
+        )
+    spacing[dims:], columns[dims:] = 1.0, np.where(columns[dims:] > 0, columns[dims:], 1.0)
+    scale = np.where(np.arange(3) < dims, spacing, columns)
+    direction = affine[:3, :3] / scale
+    if not direction[:, 2].any():
+        direction[:, 2] = np.cross(direction[:, 0], direction[:, 1])
+    z = spacing[2] if dims == 3 else FLAT_SPACING * max(spacing[:2])
+    return Geometry(
+        spacing=(float(z), float(spacing[1]), float(spacing[0])),
+        size=tuple(int(s) for s in size[::-1]),
+        origin=tuple(float(v) for v in affine[:3, 3]),
+        direction=tuple(float(v) for v in direction.ravel()),
+        dims=dims,
+        source=path,
+    )
+
+
+def _affine(header, steps: np.ndarray) -> np.ndarray:
+    """Choose sform or qform as ITK does: the sform, unless only the qform speaks of the scanner."""
+    sform, qform = int(header["sform_code"]), int(header["qform_code"])
+    if sform > 0 and not (qform == SCANNER != sform):
+        return np.asarray(header.get_sform(), dtype=float)
+    if qform > 0:
+        return np.asarray(header.get_qform(), dtype=float)
+    return TO_ITK @ np.diag([*steps, 1.0]) @ np.diag([*np.reshape(IDENTITY, (3, 3)).diagonal(), 1.0])
+
+
+def _scaled(voxels: np.ndarray, header) -> np.ndarray:
+    slope, inter = (float(header[name]) for name in ("scl_slope", "scl_inter"))
+    inter = inter if np.isfinite(inter) else 0.0
+    if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
+        return voxels
+    wide = np.float32 if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else np.float64
+    return voxels.astype(wide) * wide(slope) + wide(inter)
+
+
+def write(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:
+    """Write (Z, Y, X) or (K, Z, Y, X) on the grid; sform, qform and codes are the source's, if it is NIfTI."""
+    import nibabel
+
+    shape = voxels.shape[::-1]
+    if geometry.dims == 2:
+        shape = (*shape[:2], *((1, *shape[3:]) if len(shape) > 3 else ()))
+    header = (nibabel.Nifti2Header if max(shape) > 32767 else nibabel.Nifti1Header)()
+    header.set_data_dtype(voxels.dtype)
+    header.set_data_shape(shape)
+    header.set_xyzt_units("mm")
+    header.set_qform(TO_ITK @ geometry.affine, code=SCANNER)
+    header.set_sform(TO_ITK @ geometry.affine, code=SCANNER)
+    _copy_forms(header, geometry)
+    header["vox_offset"] = header.sizeof_hdr + 4  # four zero bytes: no extensions follow
+    header["scl_slope"], header["scl_inter"] = 1, 0
+    content = header.binaryblock + bytes(4) + voxels.astype(header.get_data_dtype(), copy=False).tobytes()
+    write_bytes(path, compression.deflate(content) if path.name.endswith(".gz") else content)
+
+
+def _copy_forms(header, geometry: Geometry) -> None:
+    """Take over both forms of the source file, since other programs may read the other one."""
+    if not geometry.source.name.endswith(ENDINGS) or not geometry.source.is_file():
+        return
+    source = _parse(compression.inflate_start(geometry.source, HEADER_BYTES), geometry.source)
+    if _geometry(source, geometry.source) != geometry:
+        return  # the file has changed since
+    for name in ("sform_code", "qform_code", "srow_x", "srow_y", "srow_z"):
+        header[name] = source[name]
+    for name in ("quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z", "xyzt_units"):
+        header[name] = source[name]
+    header["pixdim"][:4] = source["pixdim"][:4]

@@ -1,0 +1,37 @@
+"""Put a label map that lies on another grid onto the grid of its image."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from autoseg.errors import UserError
+from autoseg.raw.geometry import Geometry, resample_label
+from autoseg.raw.images import read_label, write_label
+
+
+def regrid_label(path: Path, target: Geometry) -> Path:
+    """Resample a label map by nearest neighbour onto `target` and keep the original in LABELS_original/.
+
+    Returns where the original is. Refused if a class would vanish, since then the geometry is hardly right.
+    """
+    label, geometry = read_label(path)
+    resampled = resample_label(label, geometry, target)
+    lost = sorted(set(np.unique(label).tolist()) - set(np.unique(resampled).tolist()) - {0})
+    if lost:
+        raise UserError(
+            f"on the image's grid the label value(s) {lost} would vanish, so the label map's geometry is not right",
+            where=path,
+            mend="write the label map with the geometry of the image",
+        )
+    kept = path.parent.with_name(f"{path.parent.name}_original") / path.name
+    try:
+        kept.parent.mkdir(exist_ok=True)
+        if not kept.exists():
+            os.link(path, kept)  # the original has two names until the new file takes over one
+        write_label(path, resampled, target)
+    except OSError as error:
+        raise UserError(f"the label map cannot be replaced ({error.strerror})", where=path) from None
+    return kept
