@@ -1,0 +1,151 @@
+"""One composed rotation, scaling and mirroring per sample, linear for the image, for labels by majority of weights.
+
+Every output voxel looks at the 2^d corners of the cell it falls into. One index per voxel addresses the lower corner;
+the other corners are the same index into a shifted view of the source, so nothing else is computed per corner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Where the voxels of m patches of V voxels lie in their boxes (d axes)."""
+
+    index: Tensor  # (m, V) int32, flat position of the lower corner within one box
+    fractions: tuple[Tensor, ...]  # d times (m, V) float32 in [0, 1): distance from the lower corner
+    corners: tuple[int, ...]  # flat offsets of the 2^d corners, the last axis changes fastest
+
+
+def sampling(
+    matrices: np.ndarray,
+    centres: np.ndarray,
+    *,
+    patch: Sequence[int],
+    box: Sequence[int],
+    device: torch.device,
+) -> Sampling:
+    """Map the voxels of a patch, centred, by `matrices` (m, d, d) to boxes, their centres being `centres` (m, d).
+
+    Coordinates are clamped to the box less its last layer: a box has one layer of outside values below and two above
+    wherever the patch reaches outside.
+    """
+    axes = len(patch)
+    index, fractions = None, []
+    strides = [int(np.prod(box[axis + 1 :])) for axis in range(axes)]
+    for axis in range(axes):
+        where = _coordinate(matrices[:, axis], centres[:, axis], patch, device).clamp_(0, box[axis] - 2)
+        cell = where.to(torch.int32)
+        fractions.append(where.frac_())
+        index = cell.mul_(strides[axis]) if index is None else index.add_(cell, alpha=strides[axis])
+    corners = [0]
+    for stride in strides:
+        corners = [corner + step for corner in corners for step in (0, stride)]
+    return Sampling(index, tuple(fractions), tuple(corners))
+
+
+def _coordinate(rows: np.ndarray, centre: np.ndarray, patch: Sequence[int], device: torch.device) -> Tensor:
+    """Return (m, V) coordinates along one axis of the box: a sum of one vector per patch axis."""
+    count, total = len(rows), None
+    for axis, size in enumerate(patch):
+        line = rows[:, axis : axis + 1] * (np.arange(size) - (size - 1) / 2)
+        if axis == 0:
+            line = line + centre[:, None]
+        shape = [count] + [size if other == axis else 1 for other in range(len(patch))]
+        line = torch.from_numpy(line.astype(np.float32)).to(device).view(shape)
+        total = line if total is None else total + line
+    return total.reshape(count, -1)
+
+
+def interpolate(source: Tensor, index: Tensor, places: Sampling, out: Tensor) -> None:
+    """Write the linear interpolation of a flat `source` at `index` (m, V) into `out` (m, V).
+
+    `index` is that of `places` plus whatever selects sample and channel in the flat source.
+    """
+    flat = index.view(-1)
+    values = [_shifted(source, corner).index_select(0, flat) for corner in places.corners]
+    for axis in reversed(range(1, len(places.fractions))):
+        weight = places.fractions[axis].reshape(-1)
+        values = [low.lerp_(high, weight) for low, high in zip(values[::2], values[1::2], strict=True)]
+    low, high = (value.view_as(index) for value in values)
+    torch.lerp(low, high, places.fractions[0], out=out)
+
+
+def warp_labels(source: Tensor, places: Sampling, *, axes: int) -> Tensor:
+    """Return (m, V) labels: the argmax over linearly interpolated one-hots of `source` (m, *box), int8 or int16.
+
+    Most voxels fall into cells whose corners agree; only the others are put to the vote. Among labels of equal weight
+    that of the nearest corner wins.
+    """
+    sentinel = torch.iinfo(source.dtype).min
+    index = places.index
+    if len(source) > 1:
+        index = index + _steps(len(source), source[0].numel(), source.device)
+    flat_index = index.reshape(-1)
+    labels = _agreed(source, axes, sentinel).view(-1).index_select(0, flat_index)
+    undecided = labels == sentinel
+    if source.device.type == "cpu":
+        chosen = torch.from_numpy(np.flatnonzero(undecided.numpy()))
+        if len(chosen):
+            labels[chosen] = _vote(source.view(-1), flat_index[chosen], places, chosen)
+    else:  # no waiting for the number of undecided voxels
+        everything = torch.arange(len(flat_index), device=source.device)
+        labels = torch.where(undecided, _vote(source.view(-1), flat_index, places, everything), labels)
+    return labels.view_as(places.index)
+
+
+def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
+    """Return the label of every cell whose corners agree, else `sentinel`; the upper faces have no cell."""
+    agree = None
+    for axis in range(source.ndim - axes, source.ndim):
+        size = source.shape[axis] - 1
+        same = source.narrow(axis, 0, size) == source.narrow(axis, 1, size)
+        if agree is not None:
+            for earlier in range(source.ndim - axes, axis):
+                same = same.narrow(earlier, 0, agree.shape[earlier])
+            same = same & agree.narrow(axis, 0, size) & agree.narrow(axis, 1, size)
+        agree = same
+    inner = tuple(slice(0, size) for size in agree.shape)
+    cells = torch.full_like(source, sentinel)
+    torch.where(agree, source[inner], cells[inner], out=cells[inner])
+    return cells
+
+
+def _vote(source: Tensor, index: Tensor, places: Sampling, chosen: Tensor) -> Tensor:
+    """Return for `index` (n,) the label with the largest sum of corner weights."""
+    labels = torch.stack([_shifted(source, corner).index_select(0, index) for corner in places.corners])
+    weights = _corner_weights([fraction.reshape(-1).index_select(0, chosen) for fraction in places.fractions])
+    best, winner = None, labels[0].clone()
+    for corner, label in enumerate(labels):
+        score = ((labels == label) * weights).sum(0)
+        score.add_(weights[corner], alpha=1e-4)  # the nearest corner decides between equals
+        if best is None:
+            best = score
+            continue
+        better = score > best
+        best = torch.maximum(best, score)
+        winner = torch.where(better, label, winner)
+    return winner
+
+
+def _corner_weights(fractions: Sequence[Tensor]) -> Tensor:
+    """Return (2^d, n) weights in the order of the corners."""
+    weights = torch.ones_like(fractions[0])[None]
+    for fraction in fractions:
+        weights = torch.stack([weights * (1 - fraction), weights * fraction], dim=1).flatten(0, 1)
+    return weights
+
+
+def _shifted(source: Tensor, offset: int) -> Tensor:
+    return source.narrow(0, offset, len(source) - offset)
+
+
+def _steps(count: int, size: int, device: torch.device) -> Tensor:
+    """Return (count, 1) int32 offsets of consecutive boxes."""
+    return (torch.arange(count, dtype=torch.int32, device=device) * size).view(-1, 1)
