@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoseg.errors import CasesFailed, UserError
 from autoseg.labels import Labels
@@ -17,13 +16,11 @@ from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.case import preprocess_cropped
 from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
 from autoseg.preprocessing.locations import class_locations
+from autoseg.raw import Case, Dataset
 from autoseg.storage import content_hash
 from autoseg.store import CaseStore
 from autoseg.workers import default_workers, run_cases
 from autoseg.workspace import Workspace
-
-if TYPE_CHECKING:
-    from autoseg.raw import Case, Dataset
 
 log = logging.getLogger(__name__)
 

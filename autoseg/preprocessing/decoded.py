@@ -8,19 +8,16 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.plans import Frozen, parse
 from autoseg.preprocessing.crop import Cropped, crop
+from autoseg.raw import Case, read_image, read_label
 from autoseg.storage import content_hash, file_stamp, read_json, write_bytes, write_json
 from autoseg.store.arrays import compress, native, read_array, smallest_label
 from autoseg.store.layout import stem
 from autoseg.workspace import Workspace
-
-if TYPE_CHECKING:
-    from autoseg.raw import Case
 
 log = logging.getLogger(__name__)
 
@@ -34,8 +31,6 @@ def raw_hash(case: Case, labels: Labels, channels: int) -> str:
 
 def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
     """Read a case and crop it to its non-zero region; a label map of another shape is a UserError."""
-    from autoseg.raw import read_image, read_label
-
     image = read_image(case.images, channels=channels)
     label = None
     if case.label is not None:

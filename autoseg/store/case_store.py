@@ -81,10 +81,11 @@ class CaseStore:
         label = np.zeros(image.shape[1:], dtype=np.int8) if label is None else smallest_label(label)
         patch = (1, *patch_size) if patch_size is not None and len(patch_size) == 2 else patch_size
         coordinates = np.concatenate([*locations.values(), np.empty((0, 3))])
+        kind = np.uint16 if max(image.shape) <= 1 << 16 else np.int32
         contents = {
             IMAGE: compress(image, patch),
             LABEL: compress(label, patch),
-            LOCATIONS: _npy(coordinates.astype(np.int32)),
+            LOCATIONS: _npy(coordinates.astype(kind)),
         }
         paths = {suffix: case_file(self.folder, case, suffix) for suffix in contents}
         record = CaseRecord(

@@ -108,7 +108,7 @@ class StoredCase:
         """Return sampled voxel coordinates (N, 3) int32 per class, see `preprocessing.class_locations`."""
         path = case_file(self._folder, self.id, LOCATIONS)
         try:
-            coordinates = np.load(path, allow_pickle=False)
+            coordinates = np.load(path, allow_pickle=False).astype(np.int32)
         except (OSError, ValueError, EOFError) as error:
             raise damaged(path, error) from None
         counts = self.record.location_counts
