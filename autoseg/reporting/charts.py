@@ -24,8 +24,9 @@ def line_chart(title: str, series: Mapping[str, Points], *, across: str = "progr
     low, high, ticks = _scale(min(values), max(values))
     parts = [_horizontal(_y(tick, low, high), _tick_text(tick, ticks)) for tick in ticks]
     for percent in (0, 25, 50, 75, 100):
+        anchor = "end" if percent == 100 else "middle"
         parts.append(
-            f'<text x="{_x(percent / 100):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{percent} %</text>'
+            f'<text x="{_x(percent / 100):.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="{anchor}">{percent} %</text>'
         )
     for index, (name, points) in enumerate(drawn.items()):
         path = " ".join(f"{_x(x):.1f},{_y(y, low, high):.1f}" for x, y in points)
@@ -102,7 +103,7 @@ def strip_chart(title: str, groups: Mapping[str, Sequence[tuple[str, float]]]) -
                 f'<line class="curve c{row % COLOURS}" x1="{middle:.1f}" x2="{middle:.1f}" y1="{centre - 13:.1f}" '
                 f'y2="{centre + 13:.1f}" style="stroke-width:2.5"/>'
             )
-    return _figure(title, parts, width, height)
+    return _figure(title, parts, width, height, kind="wide")
 
 
 def bar(share: float) -> Raw:
@@ -114,9 +115,9 @@ def bar(share: float) -> Raw:
     )
 
 
-def _figure(title: str, parts: Sequence[str], width: int, height: int) -> str:
+def _figure(title: str, parts: Sequence[str], width: int, height: int, *, kind: str = "small") -> str:
     return (
-        f'<figure><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
+        f'<figure class="{kind}"><figcaption>{text(title)}</figcaption><svg viewBox="0 0 {width} {height}" role="img" '
         f'aria-label="{text(title)}">{"".join(parts)}</svg></figure>'
     )
 

@@ -8,7 +8,6 @@ from html.parser import HTMLParser
 
 import pytest
 
-
 from autoseg.errors import UserError
 from autoseg.reporting import report
 from autoseg.selection import find_best
