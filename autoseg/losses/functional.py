@@ -1,0 +1,67 @@
+"""Losses as plain functions of logits and an integer target, for trainers that compose their own."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from autoseg.losses.dice import SMOOTH, negative_dice
+from autoseg.losses.sums import Sums, softmax_sums
+
+
+def dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    batch_dice: bool = False,
+    background: bool = False,
+    ignore_index: int | None = None,
+    smooth: float = SMOOTH,
+) -> Tensor:
+    """Return minus the mean soft Dice over classes (without class 0 unless `background`) and samples, in -1..0.
+
+    logits (B, K, *S), target (B, *S) integer in 0..K-1 or `ignore_index`.
+    """
+    check_shapes(logits, target)
+    sums = softmax_sums(logits, target, _valid(target, ignore_index))
+    return negative_dice(sums if background else without_background(sums), batch_dice=batch_dice, smooth=smooth)
+
+
+def cross_entropy_loss(logits: Tensor, target: Tensor, *, ignore_index: int | None = None) -> Tensor:
+    """Return the mean cross-entropy over the voxels that are not ignored, 0 if there are none.
+
+    logits (B, K, *S), target (B, *S) integer in 0..K-1 or `ignore_index`.
+    """
+    return focal_loss(logits, target, gamma=0.0, ignore_index=ignore_index)
+
+
+def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int | None = None) -> Tensor:
+    """Return the mean of (1 - p)^gamma times the cross-entropy, p being the probability of the target.
+
+    Shapes as for `cross_entropy_loss`, which is the case gamma = 0. Source: Lin et al. 2017, arXiv:1708.02002, without
+    their class weights.
+    """
+    check_shapes(logits, target)
+    skipped = -100 if ignore_index is None else ignore_index
+    entropy = functional.cross_entropy(logits.float(), target.long(), ignore_index=skipped, reduction="none")
+    if gamma:
+        missing = (-torch.expm1(-entropy)).clamp_min(torch.finfo(entropy.dtype).tiny)  # keeps the slope finite at 0
+        entropy = missing**gamma * entropy
+    valid = _valid(target, ignore_index)
+    return entropy.mean() if valid is None else entropy.sum() / valid.sum().clamp_min(1)
+
+
+def without_background(sums: Sums) -> Sums:
+    """Return the sums of the classes from 1 on."""
+    return Sums(sums.cross_entropy, *(each[:, 1:] for each in sums[1:]))
+
+
+def check_shapes(logits: Tensor, target: Tensor) -> None:
+    """Raise a ValueError unless logits (B, K, *S) and target (B, *S) fit."""
+    if logits.shape[:1] + logits.shape[2:] != target.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} need a target (B, *S), got {tuple(target.shape)}")
+
+
+def _valid(target: Tensor, ignore_index: int | None) -> Tensor | None:
+    return None if ignore_index is None else target != ignore_index
