@@ -12,6 +12,7 @@ from autoseg.errors import UserError
 from autoseg.raw.compression import MEND
 from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
 from autoseg.raw.nifti import Header
+from autoseg.raw.palettes import has_grey_palette
 from autoseg.raw.truncation import JPEGS, TIFFS, refuse_truncated
 from autoseg.storage import atomic_path, write_bytes, write_json
 
@@ -26,7 +27,7 @@ def read_header(path: Path) -> Header:
     size, components = reader.GetSize(), reader.GetNumberOfComponents()
     if reader.GetDimension() == 4:
         components, size = components * size[3], size[:3]
-    return Header(_geometry(reader, path), _without_alpha(path, components), _dtype(reader))
+    return Header(_geometry(reader, path), _channels(path, components), _dtype(reader))
 
 
 def read(path: Path, *, channels: int | None = None) -> tuple[np.ndarray, Geometry]:
@@ -48,7 +49,7 @@ def read(path: Path, *, channels: int | None = None) -> tuple[np.ndarray, Geomet
     array = np.moveaxis(array.reshape(-1, *geometry.size, per_voxel), -1, 0)
     array = array.reshape(-1, *geometry.size)
     if channels != len(array):
-        array = array[: _without_alpha(path, len(array))]
+        array = array[: _channels(path, len(array))]
     return np.array(array), geometry
 
 
@@ -77,9 +78,13 @@ def _dtype(reader) -> np.dtype:
     return np.dtype(f"{kind}{bits}")
 
 
-def _without_alpha(path: Path, components: int) -> int:
-    is_picture = path.name.lower().endswith(PICTURES + TIFFS)
-    return {2: 1, 4: 3}.get(components, components) if is_picture else components
+def _channels(path: Path, components: int) -> int:
+    """Return how many channels a file counts for: alpha is none, and a palette of greys is one."""
+    if not path.name.lower().endswith(PICTURES + TIFFS):
+        return components
+    if components >= 3 and has_grey_palette(path):
+        return 1
+    return {2: 1, 4: 3}.get(components, components)
 
 
 def _geometry(reader, path: Path) -> Geometry:

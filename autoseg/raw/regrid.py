@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.errors import UserError
 from autoseg.raw.geometry import Geometry, resample_label
 from autoseg.raw.images import read_label, write_label
+from autoseg.storage import atomic_path
 
 
 def regrid_label(path: Path, target: Geometry) -> Path:
@@ -28,9 +29,9 @@ def regrid_label(path: Path, target: Geometry) -> Path:
         )
     kept = path.parent.with_name(f"{path.parent.name}_original") / path.name
     try:
-        kept.parent.mkdir(exist_ok=True)
-        if not kept.exists():
-            os.link(path, kept)  # the original has two names until the new file takes over one
+        if not kept.exists():  # what is there already is the first original
+            with atomic_path(kept) as temporary:
+                shutil.copy2(path, temporary)
         write_label(path, resampled, target)
     except OSError as error:
         raise UserError(f"the label map cannot be replaced ({error.strerror})", where=path) from None
