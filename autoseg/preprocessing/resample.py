@@ -50,8 +50,12 @@ def spline_matrix(n_in: int, n_out: int, order: int) -> np.ndarray:
 
 
 def nearest_indices(n_in: int, n_out: int) -> np.ndarray:
-    """Return for every output voxel of an axis the nearest input voxel; halves go up."""
-    return np.clip(np.floor((np.arange(n_out) + 0.5) * (n_in / n_out)).astype(np.int64), 0, n_in - 1)
+    """Return for every output voxel of an axis the nearest input voxel; halves go up.
+
+    The operations are those of scipy, so that also their rounding is the same.
+    """
+    coordinate = (n_in / n_out) * (np.arange(n_out) + 0.5) - 0.5
+    return np.clip(np.floor(coordinate + 0.5).astype(np.int64), 0, n_in - 1)
 
 
 def linear_neighbours(n_in: int, n_out: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -216,3 +216,27 @@ def test_annotated_classes_become_internal_values(raw):
     assert annotated_values(dataset.unlabelled[0], dataset.labels) == ()
     with pytest.raises(UserError, match=r"\['liver'\] are not among the labels"):
         annotated_values(replace(case, annotated=("liver",)), dataset.labels)
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(raw, workspace, plans, monkeypatch):
+    dataset = open_dataset(raw)
+    reads = []
+
+    def interrupted(paths, channels):
+        if len(reads) == 2:
+            raise KeyboardInterrupt
+        reads.append(paths[0].name)
+        return read_image(paths, channels=channels)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("autoseg.preprocessing.decoded.read_image", interrupted)
+        preprocess(dataset, plans, workspace, ["full"], workers=1)
+    store = CaseStore(workspace.store_folder(dataset.name, "plans_full"))
+    assert len(store.cases) == 2
+    assert not store.sealed
+    assert store.verify() == ()
+    later = count_reads(monkeypatch)
+    preprocess(dataset, plans, workspace, ["full"], workers=1)
+    assert len(later) == 2
+    assert not set(later) & set(reads)
+    assert CaseStore(store.folder).sealed

@@ -32,6 +32,14 @@ def test_order_0_takes_the_nearest_voxel_by_hand():
     assert spline_matrix(3, 5, 0).argmax(axis=1).tolist() == [0, 0, 1, 2, 2]
 
 
+@given(st.integers(1, 200), st.integers(1, 200))
+@settings(max_examples=200, deadline=None)
+def test_order_0_is_scipys_also_where_it_rounds(n_in, n_out):
+    rows = n_in / n_out * (np.arange(n_out) + 0.5) - 0.5
+    expected = ndimage.map_coordinates(np.arange(n_in), rows[None], order=0, mode="nearest")
+    assert np.array_equal(nearest_indices(n_in, n_out), expected)
+
+
 def test_order_1_by_hand():
     expected = [[1, 0], [0.75, 0.25], [0.25, 0.75], [0, 1]]
     assert np.array_equal(spline_matrix(2, 4, 1), np.asarray(expected, dtype=np.float32))
