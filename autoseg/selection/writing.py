@@ -26,10 +26,10 @@ class MemberSource:
     trainer: str
     plans: Plans  # with the configuration as it was trained
     configuration: str
+    architecture: str
     runs: dict[str, Run]  # fold -> run
     previous_stage: str | None = None
     in_ensemble: bool = True
-    architecture: str = ""
     plugin_source: Path | None = None  # the architecture's file, if it is not installed
 
     @classmethod
