@@ -228,8 +228,8 @@ def test_an_interrupted_run_goes_on_where_it_stopped(raw, workspace, plans, monk
         reads.append(paths[0].name)
         return read_image(paths, channels=channels)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("autoseg.preprocessing.decoded.read_image", interrupted)
+    monkeypatch.setattr("autoseg.preprocessing.decoded.read_image", interrupted)
+    with pytest.raises(KeyboardInterrupt):
         preprocess(dataset, plans, workspace, ["full"], workers=1)
     store = CaseStore(workspace.store_folder(dataset.name, "plans_full"))
     assert len(store.cases) == 2
