@@ -192,8 +192,10 @@ def _label_voxels(state: CaseState, path: Path) -> None:
 def count_values(label: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield every value of an integer array with its number of voxels, in increasing order."""
     low, high = int(label.min()), int(label.max())
-    if high - low < 2**16:
-        counts = np.bincount((label.ravel() - low if low else label.ravel()).astype(np.intp, copy=False))
+    if max(high, high - low) < 2**16:
+        shifted = label.ravel().astype(np.intp, copy=False)
+        counts = np.bincount(shifted - low if low < 0 else shifted)
+        low = min(low, 0)
         yield from ((int(value) + low, int(counts[value])) for value in np.flatnonzero(counts))
     else:
         values, counts = np.unique(label, return_counts=True)

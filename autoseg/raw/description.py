@@ -64,7 +64,7 @@ def parse_description(content: dict[str, Any], file: Path) -> Description:
     elif count is not None:
         description.complain("numTraining", count, "it must be the number of training cases", "write an integer")
     if not isinstance(content.get("labels_folder", ""), str):
-        description.complain("labels_folder", content["labels_folder"], "it must be the name of a folder")
+        description.complain("labels_folder", content.pop("labels_folder"), "it must be the name of a folder")
     _per_case(description, content)
     return description
 

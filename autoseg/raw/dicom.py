@@ -47,7 +47,7 @@ def read(folder: Path) -> tuple[np.ndarray, Geometry]:
     slices = np.empty(series.geometry.size, dtype=np.float32)
     for index, file in enumerate(series.files):
         try:
-            pixels = sitk.GetArrayViewFromImage(sitk.ReadImage(file))
+            pixels = sitk.GetArrayFromImage(sitk.ReadImage(file))
         except RuntimeError:
             raise UserError("the slice cannot be read", where=file, mend="export the series again") from None
         if pixels.size != slices[0].size:
