@@ -59,7 +59,8 @@ def find_best(
             mend="train at least one fold of one configuration",
         )
     folder = workspace.model_folder(data.name)
-    inputs = _inputs_hash(experiments, data, ensembles)
+    everything, _ = find_experiments(data.name, workspace)
+    inputs = _inputs_hash(experiments, everything, data, ensembles)
     if not restart and _is_current(folder, inputs):
         log.info("%s is up to date", folder)
         return folder
@@ -80,7 +81,7 @@ def find_best(
         "foreground_dice_postprocessed": found.foreground_dice,
         "notes": [*notes, *more],
     }
-    sources = _member_sources(winner, find_experiments(data.name, workspace)[0], workspace)
+    sources = _member_sources(winner, everything, workspace)
     write_model(folder, _model(data, sources, found, selection), sources)
     log.info("selected %s: foreground Dice %s; model folder %s", winner.name, found.foreground_dice, folder)
     return folder
@@ -179,10 +180,14 @@ def _model(data: Dataset, sources: Sequence[MemberSource], found: Postprocessing
     )
 
 
-def _inputs_hash(experiments: Sequence[Experiment], data: Dataset, ensembles: bool) -> str:
+def _inputs_hash(
+    experiments: Sequence[Experiment], everything: Sequence[Experiment], data: Dataset, ensembles: bool
+) -> str:
+    """Return the hash of all that the model depends on: the candidates, and the previous stages of cascades."""
+    stages = {run.previous_stage for experiment in experiments for run in experiment.runs.values()}
     runs = [
         [experiment.name, fold, run.record, file_stamp(run.weights), run.scores]
-        for experiment in experiments
+        for experiment in [*experiments, *(other for other in everything if other.name in stages)]
         for fold, run in experiment.runs.items()
     ]
     return content_hash(runs, data.labels.model_dump(mode="json"), data.file_ending, ensembles)
