@@ -94,7 +94,7 @@ def _decide_stream(member: Resampled, slab: slice, labels: Labels) -> Tensor:
     """Return the labels of a slab, class by class, so that only two classes are in memory at a time."""
     if labels.regions:
         return _paint(lambda index: member.slab(slice(index, index + 1), slab)[0] > 0, labels)
-    best = member.slab(slice(0, 1), slab)[0]
+    best = member.slab(slice(0, 1), slab)[0].clone()
     decided = torch.zeros(best.shape, dtype=torch.int16, device=best.device)
     for output in range(1, labels.num_outputs):
         _take_better(best, decided, member.slab(slice(output, output + 1), slab)[0], output)

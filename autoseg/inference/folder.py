@@ -11,12 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from tqdm import tqdm
 
 from autoseg.errors import AutosegError, UserError
 from autoseg.inference.records import Record
-from autoseg.raw import Case, Geometry, list_prediction_cases, read_image, write_label, write_probabilities
+from autoseg.raw import (
+    Case,
+    Geometry,
+    list_prediction_cases,
+    probability_ending,
+    read_image,
+    write_label,
+    write_probabilities,
+)
+from autoseg.raw.images import ending_of
+from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash
 
 if TYPE_CHECKING:
@@ -26,7 +35,6 @@ log = logging.getLogger(__name__)
 
 WAITING_WRITES = 2  # predictions that may wait for the disk
 SPARE_BYTES = 2**24  # free space that is left on the disk
-LOSSY = (".jpg", ".jpeg")
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ def predict_folder(
     """Segment every case of `inputs` (a folder of images, or one DICOM series) into `output`, in the order of names.
 
     Writes `<case><ending>` on exactly the grid of the image, with `save_probabilities` `<case>_probabilities`, with
-    `uncertainty` `<case>_uncertainty` (float32, 0..1). `workers` threads read and preprocess ahead of the network.
+    `uncertainty` `<case>_uncertainty.nii.gz` (float32, 0..1). `workers` threads read and preprocess ahead.
     Cases that this model finished before, from the same files and with the same settings, are skipped unless `restart`.
     A case that fails is reported in its result.
     """
@@ -76,7 +84,7 @@ def predict_folder(
     cases = list_prediction_cases(inputs, channels=len(model.channel_names), file_ending=model.file_ending)
     output.mkdir(parents=True, exist_ok=True)
     record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
-    jobs = [_job(case, output, model.file_ending, save_probabilities, uncertainty) for case in cases]
+    jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}
     results = {name: CaseResult(name, _label_of(jobs, name), skipped=True) for name in finished}
     todo = [job for job in jobs if job.case.id not in finished]
@@ -145,7 +153,7 @@ def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record
     if job.probabilities is not None:
         write_probabilities(job.probabilities, prediction.probabilities, geometry)
     if job.uncertainty is not None:
-        write_probabilities(job.uncertainty, prediction.uncertainty[np.newaxis], geometry)
+        write_label(job.uncertainty, prediction.uncertainty, geometry)
     record.finish(job.case.id, job.case.images, job.outputs)
 
 
@@ -161,21 +169,22 @@ def _failed(job: _Job, error: BaseException) -> CaseResult:
     return CaseResult(job.case.id, None, text)
 
 
-def _job(case: Case, output: Path, file_ending: str, save_probabilities: bool, uncertainty: bool) -> _Job:
-    ending = _ending(case, file_ending)
+def _job(case: Case, output: Path, save_probabilities: bool, uncertainty: bool) -> _Job:
+    ending = _ending(case)
     return _Job(
         case=case,
         label=output / f"{case.id}{ending}",
-        probabilities=output / f"{case.id}_probabilities{ending}" if save_probabilities else None,
-        uncertainty=output / f"{case.id}_uncertainty{ending}" if uncertainty else None,
+        probabilities=output / f"{case.id}_probabilities{probability_ending(ending)}" if save_probabilities else None,
+        uncertainty=output / f"{case.id}_uncertainty.nii.gz" if uncertainty else None,
     )
 
 
-def _ending(case: Case, file_ending: str) -> str:
-    """Return the ending of the outputs: the data set's, but NIfTI for DICOM series and PNG for lossy formats."""
-    if case.images[0].is_dir() or file_ending.lower() == ".dcm":
+def _ending(case: Case) -> str:
+    """Return the ending of the label map: the image's own, but NIfTI for DICOM series and PNG for lossy pictures."""
+    ending = ending_of(case.images[0])
+    if case.images[0].is_dir() or ending is None:
         return ".nii.gz"
-    return ".png" if file_ending.lower() in LOSSY else file_ending
+    return ".png" if ending.lower() in JPEGS else ending
 
 
 def _label_of(jobs: Sequence[_Job], name: str) -> Path:

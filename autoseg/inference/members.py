@@ -27,6 +27,7 @@ class LoadedMember:
     member: Member
     plans: Plans
     configuration: Configuration
+    folds: tuple[str, ...]
     networks: tuple[nn.Module, ...]
 
     @property
@@ -90,9 +91,9 @@ def _load_member(
     reference = _architecture(folder, model, member, trust_plugins)
     options = {**configuration.network.options, **member.network_options}
     spec = configuration.network.model_copy(update={"options": options})
-    files = [folder / member.folds[fold] for fold in _chosen_folds(folder, member, folds)]
-    networks = tuple(_load_network(reference, spec, file, device) for file in files)
-    return LoadedMember(member=member, plans=plans, configuration=configuration, networks=networks)
+    chosen = _chosen_folds(folder, member, folds)
+    networks = tuple(_load_network(reference, spec, folder / member.folds[fold], device) for fold in chosen)
+    return LoadedMember(member, plans, configuration, chosen, networks)
 
 
 def _architecture(folder: Path, model: Model, member: Member, trust_plugins: bool) -> str:
@@ -118,10 +119,10 @@ def _architecture(folder: Path, model: Model, member: Member, trust_plugins: boo
     return f"{source}:{member.architecture.rpartition(':')[2]}"
 
 
-def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | None) -> list[str]:
+def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | None) -> tuple[str, ...]:
     if not folds:
-        return list(member.folds)
-    chosen = list(dict.fromkeys(str(fold) for fold in folds))
+        return tuple(member.folds)
+    chosen = tuple(dict.fromkeys(str(fold) for fold in folds))
     unknown = [fold for fold in chosen if fold not in member.folds]
     if unknown:
         raise UserError(

@@ -86,7 +86,7 @@ class Predictor:
     @property
     def identity(self) -> str:
         """Return a digest of the model's content, the folds in use and the settings."""
-        folds = {loaded.member.name: len(loaded.networks) for loaded in self.members}
+        folds = {loaded.member.name: sorted(loaded.folds) for loaded in self.members}
         return content_hash(self.model.model_dump(mode="json"), folds, vars(self.settings))
 
     def predict_array(

@@ -67,7 +67,7 @@ class Resampled:
         self.orders = [0 if changed and axis == separate else 1 for axis in back]
 
     def slab(self, outputs: slice, rows: slice) -> Tensor:
-        """Return some outputs of a slab, (k, z, Y, X) float32, on the device of the values."""
+        """Return some outputs of a slab, (k, z, Y, X) float32, on the device of the values; may be a view of them."""
         values = self._first_axis(outputs, rows)
         for axis in (1, 2):
             values = self._nearest(values, axis) if self.orders[axis] == 0 else values

@@ -101,7 +101,9 @@ def test_probabilities_and_labels_equal_whole_volume_resampling(name, forward, s
     found = logits_to_probabilities(values, *arguments, FOUR)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, whole, atol=2e-6)
+    before = values.clone()
     label = logits_to_label_map(values, *arguments, FOUR)
+    assert torch.equal(values, before)
     assert label.dtype == np.int16
     np.testing.assert_array_equal(label, whole.argmax(0))
 
