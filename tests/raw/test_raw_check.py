@@ -86,14 +86,14 @@ def sound(tmp_path):
 
 
 def test_all_problems_at_once(sound):
-    assert check(sound).problems == ()
+    assert check(sound, workers=1).problems == ()
     content = json.loads((sound / "dataset.json").read_text())
     content |= {"numTraining": "three", "groups": 5}
     (sound / "dataset.json").write_text(json.dumps(content))
     (sound / "imagesTr" / "a_0000.nii.gz").write_bytes(b"no image")
     save(sound / "imagesTr" / "b_0001.nii.gz", np.zeros((8, 9, 11), np.float32))
     save(sound / "labelsTr" / "c.nii.gz", np.full((8, 9, 10), 9, np.uint8))
-    report = check(sound)
+    report = check(sound, workers=1)
     told = {(problem.case, problem.field or problem.file.rsplit("/", 1)[-1]) for problem in report.errors}
     assert told >= {("", "numTraining"), ("", "groups"), ("a", "a_0000.nii.gz"), ("b", "b_0001.nii.gz")}
     assert ("c", "label values") in told
@@ -106,7 +106,7 @@ def test_bad_labels_do_not_hide_bad_files(sound):
     content = json.loads((sound / "dataset.json").read_text())
     (sound / "dataset.json").write_text(json.dumps(content | {"labels": {"x": 1}}))
     (sound / "imagesTr" / "a_0000.nii.gz").write_bytes(b"no image")
-    fields = {(problem.case, problem.field) for problem in check(sound).errors}
+    fields = {(problem.case, problem.field) for problem in check(sound, workers=1).errors}
     assert fields == {("", "labels"), ("a", "")}
 
 
@@ -118,14 +118,14 @@ def test_double_images_constant_images_and_unused_classes(sound):
         shutil.copy(sound / f"imagesTr/c_000{channel}.nii.gz", sound / f"imagesTs/t_000{channel}.nii.gz")
     for case in "abc":
         save(sound / "labelsTr" / f"{case}.nii.gz", np.eye(10, dtype=np.uint8)[:8, :9, None].repeat(10, 2))
-    report = check(sound)
+    report = check(sound, workers=1)
     assert report.ok
     told = {problem.case: problem.message for problem in report.warnings}
     assert told["b"] == "the same image as case a"
     assert "one is for training, one for testing" in told["t"]
     assert "class 'y'" in told[""]
     save(sound / "imagesTr" / "c_0000.nii.gz", np.full((8, 9, 10), 4, np.float32))
-    assert any("all voxels have the value 4" in problem.message for problem in check(sound).warnings)
+    assert any("all voxels have the value 4" in problem.message for problem in check(sound, workers=1).warnings)
 
 
 def test_fix_geometry_puts_a_cropped_label_onto_the_image(sound):
@@ -134,17 +134,17 @@ def test_fix_geometry_puts_a_cropped_label_onto_the_image(sound):
     shift = np.eye(4)
     shift[:3, 3] = (2, 1, 3)
     save(path, label[2:6, 1:8, 3:9], shift)
-    (problem,) = check(sound).errors
+    (problem,) = check(sound, workers=1).errors
     assert problem.field == "shape"
     assert "--fix-geometry" in problem.mend
-    report = check(sound, fix_geometry=True)
+    report = check(sound, workers=1, fix_geometry=True)
     assert report.ok
     assert "the original is kept" in report.warnings[0].message
     expected = np.zeros_like(label)
     expected[2:6, 1:8, 3:9] = label[2:6, 1:8, 3:9]
     assert np.array_equal(read_label(path)[0], expected.T)
     assert nibabel.load(sound / "labelsTr_original" / "a.nii.gz").shape == (4, 7, 6)
-    assert check(sound).problems == ()
+    assert check(sound, workers=1).problems == ()
 
 
 def test_fix_geometry_never_loses_a_class(sound):
@@ -154,19 +154,19 @@ def test_fix_geometry_never_loses_a_class(sound):
     shift = np.eye(4)
     shift[:3, 3] = (-3, 0, 0)
     save(path, label, shift)
-    (problem,) = check(sound, fix_geometry=True).errors
+    (problem,) = check(sound, workers=1, fix_geometry=True).errors
     assert "[1] would vanish" in problem.message
     assert np.array_equal(read_label(path)[0], label.T)
     shift[:3, 3] = (300, 0, 0)
     save(path, label, shift)
-    (problem,) = check(sound, fix_geometry=True).errors
+    (problem,) = check(sound, workers=1, fix_geometry=True).errors
     assert "no place in common" in problem.message
 
 
 def test_2d_and_3d_do_not_mix(sound):
     for name in ("imagesTr/c_0000", "imagesTr/c_0001", "labelsTr/c"):
         save(sound / f"{name}.nii.gz", np.arange(72, dtype=np.uint8).reshape(8, 9) % 3)
-    (problem,) = (problem for problem in check(sound).errors if problem.field == "dims")
+    (problem,) = (problem for problem in check(sound, workers=1).errors if problem.field == "dims")
     assert (problem.case, problem.value) == ("c", "2D")
 
 

@@ -278,5 +278,5 @@ def test_folder_without_description(tmp_path):
     with pytest.raises(UserError, match=r"no dataset\.json"):
         open_dataset(tmp_path)
     shutil.rmtree(folder_of(tmp_path / "D") / "imagesTr")
-    with pytest.raises(UserError, match="has no image"):
+    with pytest.raises(UserError, match="folder with the training images is missing"):
         open_dataset(tmp_path / "D")
