@@ -98,4 +98,5 @@ def resample_label(label: np.ndarray, geometry: Geometry, target: Geometry) -> n
     matrix = np.linalg.inv(geometry.affine) @ target.affine  # target index (x, y, z) -> label index
     flip = np.eye(4)[[2, 1, 0, 3]]
     matrix = flip @ matrix @ flip
-    return affine_transform(label, matrix[:3, :3], matrix[:3, 3], target.size, order=0, mode="constant", cval=0)
+    # "constant" would drop the outer half of the outermost voxels, and a whole face by rounding errors.
+    return affine_transform(label, matrix[:3, :3], matrix[:3, 3], target.size, order=0, mode="grid-constant", cval=0)

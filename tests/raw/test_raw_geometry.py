@@ -57,8 +57,12 @@ def test_a_cropped_label_comes_back_to_its_place():
 @settings(max_examples=25, deadline=None)
 @given(st.tuples(*[st.floats(0.4, 3)] * 3), st.floats(-1, 1), st.tuples(*[st.floats(-4, 4)] * 3))
 def test_resampling_agrees_with_simpleitk(spacing, angle, shift):
+    # Away from round numbers, where the nearest voxel is a matter of taste.
+    spacing, angle, shift = np.multiply(spacing, 1.0137), angle + 0.0311, np.add(shift, 0.0123)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    other = Geometry(spacing, (9, 8, 7), tuple(np.add(GRID.origin, shift)), tuple(turn.ravel()), 3, Path("b.nii"))
+    other = Geometry(
+        tuple(spacing.tolist()), (9, 8, 7), tuple(np.add(GRID.origin, shift)), tuple(turn.ravel()), 3, Path("b.nii")
+    )
     label = np.random.default_rng(0).integers(0, 4, other.size).astype(np.uint8)
     image, grid = sitk.GetImageFromArray(label), sitk.Image(*GRID.size[::-1], sitk.sitkUInt8)
     for itk, geometry in ((image, other), (grid, GRID)):
@@ -67,7 +71,4 @@ def test_resampling_agrees_with_simpleitk(spacing, angle, shift):
         itk.SetDirection(geometry.direction)
     reference = sitk.GetArrayFromImage(sitk.Resample(image, grid, sitk.Transform(), sitk.sitkNearestNeighbor, 0))
     mine = resample_label(label, other, GRID)
-    # ITK keeps half a voxel around the outermost centres; inside both must agree but for ties.
-    both = (mine > 0) & (reference > 0)
-    assert (mine[both] == reference[both]).mean() > 0.98 if both.any() else True
-    assert ((mine > 0) & (reference == 0)).mean() < 0.01
+    assert (mine == reference).mean() > 0.999
