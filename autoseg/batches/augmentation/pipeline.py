@@ -90,8 +90,8 @@ def _warp_label_maps(
         warped = torch.stack(layers, dim=1)
     else:
         warped = warp_labels(small, places, axes=axes)
-    index = torch.tensor(positions, device=out.device)
-    out[index] = warped.view(len(positions), *out.shape[1:]).to(out.dtype)
+    for position, label_map in zip(positions, warped, strict=True):
+        out[position] = label_map.view(out.shape[1:])
 
 
 def _add_noise(image: Tensor, parameters: Sequence[SampleParameters]) -> None:

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_NEAREST_FIRST = 1e-4  # of the weight of a corner is added to its label: the nearest decides between equals
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -89,14 +91,14 @@ def warp_labels(source: Tensor, places: Sampling, *, axes: int) -> Tensor:
         index = index + _steps(len(source), source[0].numel(), source.device)
     flat_index = index.reshape(-1)
     labels = _agreed(source, axes, sentinel).view(-1).index_select(0, flat_index)
-    undecided = labels == sentinel
-    if source.device.type == "cpu":
-        chosen = torch.from_numpy(np.flatnonzero(undecided.numpy()))
+    if source.device.type == "cpu":  # numpy compares and searches small integers faster
+        chosen = torch.from_numpy(np.flatnonzero(labels.numpy() == sentinel))
         if len(chosen):
-            labels[chosen] = _vote(source.view(-1), flat_index[chosen], places, chosen)
+            decided = _vote(source.view(-1), flat_index.index_select(0, chosen), places, chosen)
+            labels.index_copy_(0, chosen, decided)
     else:  # no waiting for the number of undecided voxels
         everything = torch.arange(len(flat_index), device=source.device)
-        labels = torch.where(undecided, _vote(source.view(-1), flat_index, places, everything), labels)
+        labels = torch.where(labels == sentinel, _vote(source.view(-1), flat_index, places, everything), labels)
     return labels.view_as(places.index)
 
 
@@ -112,26 +114,29 @@ def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
             same = same & agree.narrow(axis, 0, size) & agree.narrow(axis, 1, size)
         agree = same
     inner = tuple(slice(0, size) for size in agree.shape)
+    mask = agree.to(source.dtype).neg_()  # all bits where the corners agree; faster than torch.where
     cells = torch.full_like(source, sentinel)
-    torch.where(agree, source[inner], cells[inner], out=cells[inner])
+    cells[inner] = source[inner].bitwise_and(mask).bitwise_or_(mask.bitwise_not_().bitwise_and_(sentinel))
     return cells
 
 
 def _vote(source: Tensor, index: Tensor, places: Sampling, chosen: Tensor) -> Tensor:
-    """Return for `index` (n,) the label with the largest sum of corner weights."""
-    labels = torch.stack([_shifted(source, corner).index_select(0, index) for corner in places.corners])
+    """Return for `index` (n,) the label with the largest sum of corner weights.
+
+    Labels and decisions are kept as float32, which torch compares and selects several times faster than integers.
+    """
+    labels = torch.stack([_shifted(source, corner).index_select(0, index) for corner in places.corners]).float()
     weights = _corner_weights([fraction.reshape(-1).index_select(0, chosen) for fraction in places.fractions])
-    best, winner = None, labels[0].clone()
-    for corner, label in enumerate(labels):
-        score = ((labels == label) * weights).sum(0)
-        score.add_(weights[corner], alpha=1e-4)  # the nearest corner decides between equals
-        if best is None:
-            best = score
-            continue
-        better = score > best
-        best = torch.maximum(best, score)
-        winner = torch.where(better, label, winner)
-    return winner
+    same = torch.empty_like(weights)
+    best = torch.full_like(weights[0], -1.0)
+    winner, better = labels[0].clone(), torch.empty_like(best)
+    for label, weight in zip(labels, weights, strict=True):
+        score = torch.eq(labels, label, out=same).mul_(weights).sum(0)
+        score.add_(weight, alpha=_NEAREST_FIRST)
+        torch.gt(score, best, out=better)
+        torch.maximum(score, best, out=best)
+        winner.lerp_(label, better)  # by 0 or 1
+    return winner.to(source.dtype)
 
 
 def _corner_weights(fractions: Sequence[Tensor]) -> Tensor:
