@@ -26,9 +26,8 @@ def run(arguments: list[str]) -> int:
     set_up_logging(debug)
     command = typer.main.get_command(app)
     try:
-        outcome = command.main(
-            [argument for argument in arguments if argument != "--debug"], prog_name="autoseg", standalone_mode=False
-        )
+        with command.make_context("autoseg", [argument for argument in arguments if argument != "--debug"]) as context:
+            outcome = command.invoke(context)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else DONE
     except typer.Exit as leave:

@@ -156,7 +156,7 @@ def _learns(network: Architecture) -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     require(losses[-1] < losses[0], f"8 steps on one batch did not lower the loss: {losses[0]:.3f} -> {losses[-1]:.3f}")
 
 
