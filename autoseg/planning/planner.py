@@ -122,7 +122,7 @@ class Planner:
     def plan(self, fingerprint: Any, resources: Resources, dataset: Any) -> Plans:
         """Return the plans for a data set's fingerprint and the resources at hand."""
         frame = Frame(fingerprint, dataset, resources)
-        self.notes = [*self._notes_on_data(frame)]
+        self.notes = self.notes_on_data(frame)
         sized = self.configurations(frame)
         chosen = self._choose(sized)
         configurations = {name: self.finish(self._configuration(name, sized, frame), frame) for name in chosen}
@@ -181,14 +181,18 @@ class Planner:
         batch = max(min(batch, cap), self.min_batch)
         return Sized(tuple(map(float, spacing)), tuple(map(float, median)), spec, batch)
 
+    def rough_size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
+        """Return what `size` does, perhaps less exactly, for the low-resolution search over many spacings."""
+        return self.size(spacing, median, dataset_voxels, frame)
+
     def reference(self, dims: int, frame: Frame) -> float:
         """Return the feature-map sum that the memory holds at the reference batch size."""
         memory = frame.resources.memory_gib if frame.resources.memory_given else self.memory_gib
         return (self.reference_2d if dims == 2 else self.reference_3d) * (memory / self.reference_gib)
 
-    def network(self, topology: Topology, frame: Frame) -> NetworkSpec:
+    def network(self, topology: Topology, frame: Frame, *, base_features: int | None = None) -> NetworkSpec:
         """Return the network for a topology; its patch is a multiple of what the architecture asks for."""
-        dims, stages = len(topology.patch_size), topology.stages
+        dims, stages, base = len(topology.patch_size), topology.stages, base_features or self.base_features
         most = self.max_features_2d if dims == 2 else self.max_features_3d
         spec = NetworkSpec(
             dims=dims,
@@ -197,7 +201,7 @@ class Planner:
             patch_size=topology.patch_size,
             strides=topology.strides,
             kernel_sizes=topology.kernel_sizes,
-            features=tuple(min(most, self.base_features * 2**stage) for stage in range(stages)),
+            features=tuple(min(most, base * 2**stage) for stage in range(stages)),
             blocks_encoder=(2,) * stages,
             blocks_decoder=(2,) * (stages - 1),
         )
@@ -218,6 +222,18 @@ class Planner:
         """Return the configuration after a last look, for instance at its traced memory."""
         return configuration
 
+    def notes_on_data(self, frame: Frame) -> list[str]:
+        """Return what is true of the whole plan, as sentences for the report."""
+        notes = [
+            f"{frame.cases} training cases; the median case has {rules.in_words(frame.median)} voxels at the target "
+            f"spacing of {rules.in_words(frame.spacing)} mm (axes in the order of the plan)."
+        ]
+        if frame.transposes[0] != (0, 1, 2):
+            notes.append(f"The axes are reordered by {frame.transposes[0]}, so that the coarsest axis comes first.")
+        if frame.flat:
+            notes.append("The images are 2D, so there are no 3D configurations.")
+        return notes
+
     @cached_property
     def network_class(self) -> Any:
         """The architecture's class."""
@@ -231,11 +247,11 @@ class Planner:
             spacing = rules.coarser(spacing)
             exact = frame.spacing / spacing * frame.median
             voxels = float(np.prod(exact))
-            low = self.size(spacing, [max(1, round(float(edge))) for edge in exact], voxels * frame.cases, frame)
+            low = self.rough_size(spacing, [max(1, round(float(edge))) for edge in exact], voxels * frame.cases, frame)
             share = math.prod(low.spec.patch_size) / voxels
-        if np.prod(frame.median) / voxels < 2:
+        if low is None or np.prod(frame.median) / voxels < 2:
             return None
-        return low
+        return self.size(np.asarray(low.spacing), low.median, voxels * frame.cases, frame)
 
     def _choose(self, sized: dict[str, Sized | None]) -> list[str]:
         """Return the names to make, with those that a wanted cascade is built on."""
@@ -287,16 +303,6 @@ class Planner:
             "network": full.network.model_copy(update={"in_channels": channels}),
         }
         return full.model_copy(update=update)
-
-    def _notes_on_data(self, frame: Frame) -> Iterable[str]:
-        yield (
-            f"{frame.cases} training cases; the median case has {rules.in_words(frame.median)} voxels at the target "
-            f"spacing of {rules.in_words(frame.spacing)} mm (axes in the order of the plan)."
-        )
-        if frame.transposes[0] != (0, 1, 2):
-            yield f"The axes are reordered by {frame.transposes[0]}, so that the coarsest axis comes first."
-        if frame.flat:
-            yield "The images are 2D, so there are no 3D configurations."
 
 
 def in_words(configuration: Configuration) -> str:

@@ -10,6 +10,7 @@ from autoseg.errors import UserError
 from autoseg.machine import available_cores, available_memory
 
 GIB = 2**30
+GPU_SHARE = 0.92  # of a GPU's memory; the rest is left to the desktop and the driver
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class Resources:
 
 
 def _free_memory(device: Any) -> float:
-    """Return the bytes that training may take: all of a GPU but a margin for contexts, half of the free main memory."""
+    """Return the bytes that training may take: most of a GPU, half of the free main memory."""
     if device.type == "cuda":
         import torch
 
-        return torch.cuda.get_device_properties(device).total_memory
+        return GPU_SHARE * torch.cuda.get_device_properties(device).total_memory
     return available_memory() / 2

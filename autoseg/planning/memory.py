@@ -1,0 +1,148 @@
+"""Peak memory of one training step of any architecture, found by tracing it on fake tensors: no GPU, no allocation.
+
+The step (forward under autocast, deep-supervision loss, backward, optimiser) runs under torch's FakeTensorMode, which
+computes shapes only; a dispatch mode adds up the storages that are alive. What a real device needs on top (context,
+cuDNN work space, fragmentation of the caching allocator) is a constant, see `Memory.device_bytes`.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from autoseg.errors import AutosegError
+from autoseg.plans import NetworkSpec
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+CONTEXT_BYTES = 2 * 2**30  # CUDA context, cuDNN work space, fragmentation
+
+
+class Untraceable(AutosegError):
+    """The architecture cannot run on fake tensors, for instance because it branches on values."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes of one training step: `static` lives between steps (weights, optimiser state), `peak` is the maximum."""
+
+    static: int
+    peak: int
+
+    @property
+    def device_bytes(self) -> float:
+        """Return what the device needs: the peak and `CONTEXT_BYTES`.
+
+        Fitted to the published memory of nnU-Net's four U-Nets on an A100 (7.7, 9.1, 22.7, 36.6 GB; nnU-Net Revisited,
+        arXiv:2404.09556): over plans for five data sets the mean estimates are 7.6, 9.8, 23.9, 38.8 GB.
+        """
+        return self.peak + CONTEXT_BYTES
+
+
+def trace_training(
+    architecture: type[nn.Module],
+    spec: NetworkSpec,
+    batch_size: int,
+    *,
+    precision: str = "bf16",
+    optimizer: str = "sgd",
+) -> Memory:
+    """Return the memory of one training step of `architecture(spec)` on `batch_size` patches of `spec.patch_size`.
+
+    Raises Untraceable if the architecture does not run on fake tensors.
+    """
+    ledger = _Ledger()
+    try:
+        with FakeTensorMode(), ledger:
+            network = architecture(spec).train()
+            parameters = list(network.parameters())
+            updater = make_optimizer(optimizer, parameters)
+            for _ in range(2):  # the optimiser's state comes into being in the first step
+                _step(network, updater, spec, batch_size, DTYPES[precision])
+            static = ledger.alive
+    except Exception as error:
+        raise Untraceable(
+            f"{architecture.__name__} at patch {spec.patch_size}: {type(error).__name__}: {error}"
+        ) from error
+    return Memory(static, ledger.peak)
+
+
+def training_loss(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """Return cross-entropy plus soft Dice over all outputs, halving weights; target (B, *S) int64 at full resolution."""
+    outputs = [logits] if isinstance(logits, torch.Tensor) else list(logits)
+    total = target.new_zeros((), dtype=torch.float32)
+    for level, output in enumerate(outputs):
+        output = output.float()
+        size = output.shape[2:]
+        scaled = nn.functional.interpolate(target[:, None].float(), size, mode="nearest")[:, 0].long()
+        probabilities = output.softmax(1)
+        one_hot = torch.zeros_like(output).scatter_(1, scaled[:, None], 1)
+        axes = tuple(range(2, output.ndim))
+        overlap = (probabilities * one_hot).sum(axes)
+        dice = (2 * overlap + 1e-5) / (probabilities.sum(axes) + one_hot.sum(axes) + 1e-5)
+        total = total + 0.5**level * (nn.functional.cross_entropy(output, scaled) - dice[:, 1:].mean())
+    return total
+
+
+def make_optimizer(name: str, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return "adamw" or "sgd" with momentum."""
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, 1e-3)
+    return torch.optim.SGD(parameters, 0.01, momentum=0.99, nesterov=True)
+
+
+def _step(
+    network: nn.Module, updater: torch.optim.Optimizer, spec: NetworkSpec, batch_size: int, dtype: torch.dtype
+) -> None:
+    image = torch.empty(batch_size, spec.in_channels, *spec.patch_size)
+    target = torch.empty(batch_size, *spec.patch_size, dtype=torch.int64)
+    with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        logits = network(image)
+    loss = training_loss(logits, target)
+    del logits
+    loss.backward()
+    updater.step()
+    updater.zero_grad(set_to_none=True)
+
+
+class _Ledger(TorchDispatchMode):
+    """Adds up the bytes of the storages that are alive; `peak` is their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive = 0
+        self.peak = 0
+        self._known: dict[int, int] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, torch.Tensor):
+                self._enter(leaf.untyped_storage())
+        return result
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key in self._known:
+            return
+        self._known[key] = storage.nbytes()
+        self.alive += self._known[key]
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(storage, self._leave, key).atexit = False
+
+    def _leave(self, key: int) -> None:
+        self.alive -= self._known.pop(key)
+
+
+def parameter_count(architecture: type[nn.Module], spec: NetworkSpec) -> int:
+    """Return the number of parameters, without allocating them."""
+    with FakeTensorMode():
+        return sum(math.prod(parameter.shape) for parameter in architecture(spec).parameters())

@@ -1,0 +1,155 @@
+"""A planner base for small budgets: real steps are timed, and network, patch, batch and steps follow from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from autoseg.planning import rules
+from autoseg.planning.budget import (
+    DEFAULT_BUDGET,
+    LADDERS,
+    SMALLEST_PATCH,
+    Rung,
+    climb,
+    folds_of,
+    short_training,
+    training_seconds,
+)
+from autoseg.planning.memory import Untraceable
+from autoseg.planning.planner import Frame, Sized
+from autoseg.planning.probe import StepTime, time_step
+from autoseg.planning.resources import GIB, Resources
+from autoseg.planning.topology import Topology
+from autoseg.planning.traced import TracedPlanner
+from autoseg.plans import NetworkSpec, Plans, TrainingPlan
+
+
+class TimedPlanner(TracedPlanner):
+    """With a time budget, or without a GPU, the plan is sized by timed steps; else as `TracedPlanner` does.
+
+    The settings that are tried stand in `autoseg.planning.budget`. Timed plans have no cascade.
+    """
+
+    small_architecture: str = "plain_unet"  # of timed plans, unless the user names one
+    wanted_steps: int = 1500  # a dearer setting is taken only if it leaves so many steps
+    fewest_steps: int = 500  # with fewer, the patch shrinks
+    most_steps: int = 250_000
+    full_augmentation_from: int = 5000  # steps; shorter runs take light augmentation
+
+    def __init__(self, **settings: Any):
+        super().__init__(**settings)
+        self._timed = False
+        self._times: dict[tuple[str, int], StepTime] = {}
+        self._rungs: dict[int, Rung] = {}
+
+    def plan(self, fingerprint: Any, resources: Resources, dataset: Any) -> Plans:
+        """Return the plans for a data set's fingerprint and the resources at hand."""
+        can_time = resources.device == "cpu" or (resources.device == "cuda" and torch.cuda.is_available())
+        self._timed = can_time and (resources.device == "cpu" or resources.time_budget is not None)
+        if self._timed:
+            self.cascade = False
+            if self.own_architecture:
+                self.architecture = self.small_architecture
+            if resources.time_budget is None:
+                resources = dataclasses.replace(resources, time_budget=DEFAULT_BUDGET)
+        return super().plan(fingerprint, resources, dataset)
+
+    def size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
+        """Return the dearest network, patch and batch that leave enough steps in the time at hand."""
+        if not self._timed:
+            return super().size(spacing, median, dataset_voxels, frame)
+        dims = len(spacing)
+
+        def sized_for(rung: Rung) -> Sized:
+            return self._for_rung(rung, spacing, median, frame)
+
+        def time_of(rung: Rung) -> float | None:
+            sized = sized_for(rung)
+            return self._time(sized, frame).seconds if self._fits(sized, frame) else None
+
+        def cost_of(rung: Rung) -> float:
+            sized = sized_for(rung)
+            return math.prod(sized.spec.patch_size) * sized.batch_size * rung.base_features**1.5
+
+        self._rungs[dims] = climb(
+            LADDERS[dims],
+            training_seconds(self._budget(frame), frame.cases),
+            time_of,
+            cost_of,
+            wanted_steps=self.wanted_steps,
+            fewest_steps=self.fewest_steps,
+            smallest_patch=SMALLEST_PATCH[dims],
+        )
+        return sized_for(self._rungs[dims])
+
+    def rough_size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
+        """Return a size by what was chosen at full resolution."""
+        if not self._timed:
+            return super().rough_size(spacing, median, dataset_voxels, frame)
+        return self._for_rung(self._rungs[len(spacing)], spacing, median, frame)
+
+    def training(self, sized: Sized, frame: Frame) -> TrainingPlan:
+        """Return as many steps as fit into a fold's time, and a recipe that suits so few."""
+        if not self._timed:
+            recipe = super().training(sized, frame)
+            return recipe.model_copy(update={"time_budget": self._seconds_per_fold(frame)})
+        step = self._time(sized, frame)
+        steps = int(training_seconds(self._budget(frame), frame.cases) / step.seconds)
+        return short_training(
+            max(1, min(steps, self.most_steps)),
+            seconds_per_fold=self._budget(frame) / folds_of(frame.cases),
+            precision=step.precision if frame.resources.device == "cpu" else "auto",
+            full_augmentation_from=self.full_augmentation_from,
+        )
+
+    def notes_on_data(self, frame: Frame) -> list[str]:
+        """Return what is true of the whole plan, as sentences."""
+        notes = super().notes_on_data(frame)
+        if self._timed:
+            folds = folds_of(frame.cases)
+            notes.append(
+                f"Planned for {self._budget(frame) / 60:.0f} minutes of training per configuration, shared by {folds} "
+                f"folds, on {frame.resources.workers} cores ({frame.resources.device}): steps were timed here, and "
+                f"network, patch and batch are the largest that leave {self.wanted_steps} steps per fold."
+            )
+        return notes
+
+    def _for_rung(self, rung: Rung, spacing: np.ndarray, median: Sequence[float], frame: Frame) -> Sized:
+        def network(topology: Topology) -> NetworkSpec:
+            return self.network(topology, frame, base_features=rung.base_features)
+
+        def too_large(topology: Topology) -> bool:
+            return math.prod(network(topology).patch_size) > rung.patch_voxels
+
+        topology = rules.search_patch(spacing, median, too_large, min_edge=self.min_edge)
+        return Sized(tuple(map(float, spacing)), tuple(map(float, median)), network(topology), rung.batch_size)
+
+    def _time(self, sized: Sized, frame: Frame) -> StepTime:
+        key = (sized.spec.model_dump_json(), sized.batch_size)
+        if key not in self._times:
+            self._times[key] = time_step(
+                self.network_class, sized.spec, sized.batch_size, device=frame.resources.device, optimizer="adamw"
+            )
+        return self._times[key]
+
+    def _fits(self, sized: Sized, frame: Frame) -> bool:
+        try:
+            memory = self.trace(sized.spec, sized.batch_size)
+        except Untraceable:
+            return True
+        needed = memory.peak if frame.resources.device == "cpu" else memory.device_bytes
+        return needed <= frame.resources.memory_gib * GIB
+
+    def _budget(self, frame: Frame) -> float:
+        assert frame.resources.time_budget is not None
+        return frame.resources.time_budget
+
+    def _seconds_per_fold(self, frame: Frame) -> float | None:
+        budget = frame.resources.time_budget
+        return None if budget is None else budget / folds_of(frame.cases)
