@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 
 from autoseg.reporting.markup import Raw, text
@@ -98,7 +99,7 @@ def strip_chart(title: str, groups: Mapping[str, Sequence[tuple[str, float]]]) -
                 f"<title>{text(case)}: {value:.3f}</title></circle>"
             )
         if marks:
-            middle = place(sorted(value for _, value in marks)[len(marks) // 2])
+            middle = place(statistics.median(value for _, value in marks))
             parts.append(
                 f'<line class="curve c{row % COLOURS}" x1="{middle:.1f}" x2="{middle:.1f}" y1="{centre - 13:.1f}" '
                 f'y2="{centre + 13:.1f}" style="stroke-width:2.5"/>'

@@ -107,9 +107,19 @@ def _plans(plans: Plans) -> str:
         for name, value in _ROWS
     ]
     head = ["", *(configuration.name for configuration in configurations)]
-    resources = ", ".join(f"{key} {value}" for key, value in plans.resources.items() if value is not None)
-    made_for = note(f"Made for: {resources}.") if resources else ""
-    return title + bullets(plans.notes) + table(head, rows) + made_for
+    made_for = ", ".join(_resources(plans.resources))
+    return title + bullets(plans.notes) + table(head, rows) + (note(f"Made for {made_for}.") if made_for else "")
+
+
+def _resources(resources: dict[str, Any]) -> list[str]:
+    """Return what the plan was made for, in words."""
+    phrases = {
+        "device": lambda value: f"device {value}",
+        "memory_gib": lambda value: f"{value:.3g} GiB of memory",
+        "time_budget": lambda value: f"a training time of {duration(value)}",
+        "workers": lambda value: f"{value} workers",
+    }
+    return [say(resources[key]) for key, say in phrases.items() if resources.get(key) is not None]
 
 
 def _network(c: Configuration) -> str:

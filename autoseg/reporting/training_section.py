@@ -86,8 +86,8 @@ def _steps(record: dict[str, Any]) -> Cell:
     done, planned = record.get("steps_done"), record.get("steps")
     if not _is_number(done):
         return number(None)
-    shown = f"{done:,}" if not _is_number(planned) or done >= planned else f"{done:,} of {planned:,}"
-    return Cell(shown, done)
+    unfinished = record.get("status") != "finished" and _is_number(planned)
+    return Cell(f"{done:,} of {planned:,}" if unfinished else f"{done:,}", done)
 
 
 def _mean(events: list[dict[str, Any]], field: str) -> float | None:
