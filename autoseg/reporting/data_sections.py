@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from typing import Any
 
@@ -67,9 +68,7 @@ def _facts(material: Material, fingerprint: dict[str, Any]) -> list[tuple[str, A
 
 def _classes(fingerprint: dict[str, Any]) -> str:
     frequencies = fingerprint.get("class_frequencies", [])
-    total = sum(entry["voxels"] for entry in frequencies if entry["name"] in ("background", "ignore")) + sum(
-        entry["voxels"] for entry in frequencies if entry["name"] not in ("background", "ignore")
-    )
+    total = sum(math.prod(shape) for shape in fingerprint.get("shapes_after_crop", []))
     if not total:
         return ""
     foreground = [entry for entry in frequencies if entry["name"] != "background"]
