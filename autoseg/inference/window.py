@@ -212,7 +212,7 @@ class _Sums:
             weighted.append([output[position].to(device) * window for output in outputs])
         for tile, values in zip(tiles, weighted, strict=True):
             for total, value in zip(self.totals, values, strict=True):
-                total[(slice(None), *tile.index)] += value
+                total[(slice(None), *tile.index)].add_(value)
 
     def _window(self, tile: Tile) -> Tensor:
         """Return the weights (Z, Y, X) of a tile; the vectors are copied to the device once per axis and position."""

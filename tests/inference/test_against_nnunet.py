@@ -1,23 +1,27 @@
 """The whole way from image to label map against nnunetv2 2.8.1's own predictions with its own weights."""
 
 import json
+import shutil
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from numpy._core.multiarray import scalar
+from safetensors.torch import save_file
 
-from autoseg.inference import label_map, predict_preprocessed, probabilities
+from autoseg.inference import Predictor, label_map, predict_preprocessed, probabilities
 from autoseg.inference.resampling import Resampled
 from autoseg.labels import labels_from_description
+from autoseg.model_folder import MODEL_FILE, Member, Model, checksums
 from autoseg.plans import ChannelIntensities, Configuration, NetworkSpec, Plans
 from autoseg.plugins import build_network
 from autoseg.preprocessing import preprocess_case
+from autoseg.storage import write_json
 
 # What nnU-Net's checkpoints hold beside tensors: the logged numpy numbers.
 HARMLESS = [scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
-CASES = ("003", "193", "326", "338")  # of ten, which all agree; in the last two one or more tiles are needed
+CASES = ("003", "193", "326", "338")  # of ten, which all agree; the last two need several tiles
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +132,33 @@ def test_one_fold_without_mirrors(case, reference, shared, plans, labels, networ
     folder = reference / "predictions_fold_0_no_mirroring"
     theirs = np.asarray(nib.load(folder / f"hippocampus_{case}.nii.gz").dataobj).T
     assert agreement(label_map([ours], labels), theirs) >= 0.999
+
+
+def test_from_files_to_files(reference, shared, plans, labels, networks, tmp_path):
+    """A model folder of their weights, their images in, label maps and probabilities out."""
+    model = tmp_path / "model"
+    plans.write(model / "plans.json")
+    for fold, network in enumerate(networks):
+        save_file(network.state_dict(), model / f"fold_{fold}.safetensors")
+    member = Member(
+        name="3d_fullres", plans_file="plans.json", configuration="3d_fullres", architecture="plain_unet",
+        trainer="nnunet", folds={str(fold): f"fold_{fold}.safetensors" for fold in (0, 1)}, mirror_axes=(0, 1, 2),
+    )  # fmt: skip
+    described = Model(
+        dataset_name=plans.dataset_name, channel_names=("MRI",), labels=labels, file_ending=".nii.gz",
+        members=(member,), checksums=checksums(model),
+    )  # fmt: skip
+    write_json(model / MODEL_FILE, described.model_dump(mode="json"))
+    (tmp_path / "in").mkdir()
+    for case in CASES[:2]:
+        name = f"hippocampus_{case}_0000.nii.gz"
+        shutil.copy(shared / "data" / "Dataset004_Hippocampus" / "imagesTs" / name, tmp_path / "in")
+    predictor = Predictor.load(model, device="cpu", precision="fp32")
+    for result in predictor.predict_folder(tmp_path / "in", tmp_path / "out", save_probabilities=True):
+        assert result.error is None
+        ours, theirs = nib.load(result.output), nib.load(reference / "predictions_folds_0_1" / result.output.name)
+        np.testing.assert_allclose(ours.affine, theirs.affine, atol=1e-5)
+        assert agreement(np.asarray(ours.dataobj), np.asarray(theirs.dataobj)) >= 0.999
+        saved = nib.load(tmp_path / "out" / f"{result.case}_probabilities.nii.gz").get_fdata().T
+        with np.load(reference / "probabilities_folds_0_1" / f"{result.case}.npz") as file:
+            assert np.abs(saved - file["probabilities"]).max() < 2e-3
