@@ -58,7 +58,8 @@ class Workspace:
 
     def find_model(self, reference: str | Path) -> Path:
         """Return the model folder of a data set given as `find_dataset` takes it; raw data need not be there."""
-        text = Path(reference).resolve().name if Path(reference).exists() else str(reference)
+        path = Path(reference).resolve()
+        text = str(reference) if not path.exists() else path.name if path.is_dir() else path.stem
         hits = [path.parent for path in sorted(self.results.glob("*/model")) if _is_called(path.parent.name, text)]
         if len(hits) == 1:
             return self.model_folder(hits[0].name)

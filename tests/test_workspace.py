@@ -85,5 +85,8 @@ def test_selected_model_by_name_number_or_path(workspace, tmp_path):
     model.mkdir(parents=True)
     for reference in ("4", "Hippocampus", "Dataset004_Hippocampus", workspace.raw / "Dataset004_Hippocampus"):
         assert workspace.find_model(reference) == model
+    workspace.model_folder("cases").mkdir(parents=True)
+    (tmp_path / "cases.csv").write_text("image,label\n")
+    assert workspace.find_model(tmp_path / "cases.csv") == workspace.model_folder("cases")
     with pytest.raises(UserError, match="no selected models fit '104'; data sets with a model: Dataset004"):
         workspace.find_model("104")

@@ -51,15 +51,12 @@ def test_starter_files_work_and_are_clean(autoseg, tmp_path, kind):
     assert [finding for finding in findings if not finding["ok"]] == []
     assert len(findings) > 2
     assert checked.code == 0
-    for arguments in (["check"], ["format", "--check"]):
-        if subprocess.run([sys.executable, "-m", "ruff", "--version"], capture_output=True, check=False).returncode:
-            pytest.skip("ruff is not installed")
-        done = subprocess.run(
-            [sys.executable, "-m", "ruff", *arguments, "--line-length", "120", "--select", "E,F,B,UP,D101,D102,D103", file]
-            if arguments == ["check"]
-            else [sys.executable, "-m", "ruff", *arguments, "--line-length", "120", file],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
+    ruff = [sys.executable, "-m", "ruff"]
+    if subprocess.run([*ruff, "--version"], capture_output=True, check=False).returncode:
+        pytest.skip("ruff is not installed")
+    for arguments in (["check", "--select", "E,F,B,UP,D101,D102,D103"], ["format", "--check"]):
+        command = [*ruff, *arguments, "--line-length", "120", file]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout
 
 
