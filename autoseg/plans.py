@@ -73,6 +73,7 @@ class TrainingPlan(Frozen):
     warmup_steps: int = 0
     precision: Precision = "auto"
     augmentation: Literal["full", "light", "none"] = "full"
+    mirror: bool = True  # False: no mirroring, in training and in prediction; short runs learn faster so
     time_budget: float | None = None  # seconds for one fold, None: as long as the steps take
 
 

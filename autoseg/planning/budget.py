@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autoseg.plans import TrainingPlan
+from autoseg.plans import Precision, TrainingPlan
 
 MOST_FOLDS = 5
 TRAINING_SHARE = 0.85  # of a fold's time; the rest is start-up and the prediction of its validation cases
 SMALLEST_PATCH = {2: 2**12, 3: 2**15}  # voxels, by dims; rather fewer steps than smaller patches
+AUGMENT_FROM = 5000  # steps; shorter runs see no mirrored or warped images, which they have no time to learn
 DEFAULT_BUDGET = 3600.0  # seconds for one configuration's cross-validation, on a machine without GPU
 
 
@@ -73,10 +74,8 @@ def climb(
     return best
 
 
-def short_training(
-    steps: int, *, seconds_per_fold: float, precision: str, full_augmentation_from: int = 5000
-) -> TrainingPlan:
-    """Return the recipe of a short run: AdamW with warm-up, annealed to the end, light augmentation."""
+def short_training(steps: int, *, seconds_per_fold: float | None, precision: Precision) -> TrainingPlan:
+    """Return the recipe of a short run: AdamW with warm-up, annealed to the end, as much augmentation as pays."""
     return TrainingPlan(
         steps=steps,
         optimizer="adamw",
@@ -84,6 +83,7 @@ def short_training(
         weight_decay=1e-2,
         warmup_steps=max(1, min(100, steps // 20)),
         precision=precision,
-        augmentation="full" if steps >= full_augmentation_from else "light",
+        augmentation="full" if steps >= AUGMENT_FROM else "light",
+        mirror=steps >= AUGMENT_FROM,
         time_budget=seconds_per_fold,
     )

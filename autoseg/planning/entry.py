@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from autoseg import plugins
+from autoseg.errors import UserError
 from autoseg.planning.planner import Planner
 from autoseg.planning.resources import Resources
 from autoseg.plans import Plans
 from autoseg.workspace import Workspace
+
+PLANS_NAME = re.compile(r"\w[\w.-]*")
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +37,11 @@ def plan(
     `gpu_memory` in GiB, `time_budget` in seconds: the training time of one configuration's whole cross-validation.
     The plans are named after the planner unless `plans_name` is given.
     """
+    if plans_name is not None and not PLANS_NAME.fullmatch(plans_name):
+        raise UserError(f"{plans_name!r} cannot be a file name", where="plans-name", mend="use letters, digits, _ - .")
     found = plugins.find("planner", planner, workspace.root)
+    if architecture is not None:
+        architecture = _lasting_reference(architecture, workspace)
     kind = plugins.load("planner", planner, workspace.root)
     instance: Planner = kind(
         name=found.name,
@@ -48,3 +56,9 @@ def plan(
     plans.write(target)
     log.info("plans written to %s", target)
     return plans
+
+
+def _lasting_reference(architecture: str, workspace: Workspace) -> str:
+    """Return what finds the architecture again from any folder: its name, or absolute file and name."""
+    found = plugins.find("architecture", architecture, workspace.root)
+    return found.name if found.reference == found.name else f"{found.path.resolve()}:{found.name}"

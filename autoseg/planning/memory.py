@@ -76,7 +76,7 @@ def trace_training(
 
 
 def training_loss(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    """Return cross-entropy plus soft Dice over all outputs, halving weights; target (B, *S) int64 at full resolution."""
+    """Return cross-entropy plus soft Dice over all outputs with halving weights; target (B, *S) int64."""
     outputs = [logits] if isinstance(logits, torch.Tensor) else list(logits)
     total = target.new_zeros((), dtype=torch.float32)
     for level, output in enumerate(outputs):

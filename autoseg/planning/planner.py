@@ -14,6 +14,7 @@ import numpy as np
 from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.planning import rules
+from autoseg.planning.budget import folds_of
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.resources import Resources
 from autoseg.planning.topology import MIN_EDGE, Topology, pad_to_multiple
@@ -215,8 +216,13 @@ class Planner:
         return plain_feature_map_sum(spec, frame.fingerprint.num_labels)
 
     def training(self, sized: Sized, frame: Frame) -> TrainingPlan:
-        """Return the recipe of one configuration."""
-        return TrainingPlan()
+        """Return the recipe of one configuration: nnU-Net's, cut to the time at hand if there is a budget."""
+        return TrainingPlan(time_budget=self.seconds_per_fold(frame))
+
+    def seconds_per_fold(self, frame: Frame) -> float | None:
+        """Return the share of one fold in the time budget."""
+        budget = frame.resources.time_budget
+        return None if budget is None else budget / folds_of(frame.cases)
 
     def finish(self, configuration: Configuration, frame: Frame) -> Configuration:
         """Return the configuration after a last look, for instance at its traced memory."""

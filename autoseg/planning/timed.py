@@ -40,7 +40,6 @@ class TimedPlanner(TracedPlanner):
     wanted_steps: int = 1500  # a dearer setting is taken only if it leaves so many steps
     fewest_steps: int = 500  # with fewer, the patch shrinks
     most_steps: int = 250_000
-    full_augmentation_from: int = 5000  # steps; shorter runs take light augmentation
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
@@ -97,15 +96,13 @@ class TimedPlanner(TracedPlanner):
     def training(self, sized: Sized, frame: Frame) -> TrainingPlan:
         """Return as many steps as fit into a fold's time, and a recipe that suits so few."""
         if not self._timed:
-            recipe = super().training(sized, frame)
-            return recipe.model_copy(update={"time_budget": self._seconds_per_fold(frame)})
+            return super().training(sized, frame)
         step = self._time(sized, frame)
         steps = int(training_seconds(self._budget(frame), frame.cases) / step.seconds)
         return short_training(
             max(1, min(steps, self.most_steps)),
-            seconds_per_fold=self._budget(frame) / folds_of(frame.cases),
+            seconds_per_fold=self.seconds_per_fold(frame),
             precision=step.precision if frame.resources.device == "cpu" else "auto",
-            full_augmentation_from=self.full_augmentation_from,
         )
 
     def notes_on_data(self, frame: Frame) -> list[str]:
@@ -149,7 +146,3 @@ class TimedPlanner(TracedPlanner):
     def _budget(self, frame: Frame) -> float:
         assert frame.resources.time_budget is not None
         return frame.resources.time_budget
-
-    def _seconds_per_fold(self, frame: Frame) -> float | None:
-        budget = frame.resources.time_budget
-        return None if budget is None else budget / folds_of(frame.cases)

@@ -81,6 +81,7 @@ def test_hippocampus():
         "warmup_steps": 0,
         "precision": "auto",
         "augmentation": "full",
+        "mirror": True,
         "time_budget": None,
     }
     assert (full.architecture, full.data_identifier) == ("plain_unet", "nnunet_3d_fullres")
