@@ -23,8 +23,9 @@ DATASET = "Dataset004_Hippocampus"
 PLANS = "demo"
 CONFIGURATION = "3d_fullres"
 UNSEEN = "unseen"  # folder of the predictions on the cases that nothing was trained on
-BEFORE_TRAINING = 0.08  # share of the budget for checking, planning and preprocessing, as planning assumes it
-AFTER_TRAINING = 0.12  # share kept back for selection, prediction, scores and report
+BEFORE_TRAINING = 15.0  # seconds that checking, planning and preprocessing take, as planning assumes it
+AFTER_TRAINING = 0.1  # share of the budget kept back for selection, prediction, scores and report ...
+AFTER_TRAINING_SECONDS = 12.0  # ... which take so long at least
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def _prepare(place: Workspace, folder: Path, time_budget: float, device: str) ->
             place,
             configurations=[CONFIGURATION],
             plans_name=PLANS,
-            time_budget=time_budget * (1 - BEFORE_TRAINING - AFTER_TRAINING),
+            time_budget=max(time_budget - BEFORE_TRAINING - _reserve(time_budget), 0.1 * time_budget),
             device=device,
         )
     for note in plans.notes:
@@ -114,16 +115,21 @@ def _prepare(place: Workspace, folder: Path, time_budget: float, device: str) ->
 
 def _train(place: Workspace, folder: Path, time_left: float, time_budget: float, device: str) -> None:
     """Train every fold in the time that is left, less the reserve for what follows."""
-    from autoseg.training import train
-
-    seconds = time_left - AFTER_TRAINING * time_budget
+    seconds = time_left - _reserve(time_budget)
     if seconds <= 0:
         raise UserError(
             f"the time budget of {time_budget:.0f} s was used up before training could start",
             mend="give more time: --time-budget 10m",
         )
+    from autoseg.training import train
+
     log.info("4/7 training 5 folds for %.0f s", seconds)
     train(folder, CONFIGURATION, "cv", plans_name=PLANS, time_budget=seconds, device=device, workspace=place)
+
+
+def _reserve(time_budget: float) -> float:
+    """Return the seconds kept back for what follows training."""
+    return max(AFTER_TRAINING_SECONDS, AFTER_TRAINING * time_budget)
 
 
 def _finish(place: Workspace, folder: Path, device: str) -> dict[str, Any]:
