@@ -3,7 +3,7 @@
 from autoseg.training.context import RunContext
 from autoseg.training.health import TrainingFailed
 from autoseg.training.settings import Setting, declared_settings, parse_assignments, resolve_settings
-from autoseg.training.train import pretrain, train
+from autoseg.training.starting import pretrain, train
 from autoseg.training.trainer import Trainer
 
 __all__ = [

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-import lightning.fabric as lightning_fabric
+import lightning_fabric
 import torch
 from tqdm import tqdm
 
@@ -61,7 +61,13 @@ def fit(run: Fit) -> None:
     streams = run.trainer.build_streams()
     device = run.fabric.device
     feeders = {
-        name: Prefetcher(stream, start=run.progress.step * run.trainer.accumulate, device=device, threads=run.threads)
+        name: Prefetcher(
+            stream,
+            start=run.progress.step * run.trainer.accumulate,
+            device=device,
+            threads=run.threads,
+            depth=run.threads + 2,
+        )
         for name, stream in streams.items()
     }
     try:
@@ -92,6 +98,7 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
         state.elapsed = clock.elapsed
         ticker.tick(progress)
         if run.observer is not None and run.observer.due(state, clock):
+            ticker.report(progress)  # a loss that is no number is told before its network is asked to predict
             run.observer.observe(state, clock, run.log)
             if trainer.stop_on_collapse:
                 check_not_blind(state.blind_validations, progress)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import lightning.fabric as lightning_fabric
+import lightning_fabric
 import torch
 
 import autoseg
@@ -55,7 +55,7 @@ def carry_out(
     if context.processes > 1:
         fabric = make_fabric(context.device, _precision(settings, context), context.processes)
         # Neither classes of loose files nor open stores travel to other processes: each finds them again.
-        fabric.launch(_in_process, replace(context, store=None), context.store.folder, settings, options)
+        fabric.launch(_Process(replace(context, store=None), context.store.folder, settings, options))
     else:
         _carry_out(make_fabric(context.device, _precision(settings, context), 1), trainer_class, context, settings,
                    options)  # fmt: skip
@@ -73,16 +73,17 @@ def _precision(settings: Mapping[str, Setting], context: RunContext) -> str:
     return choose_precision(settings["precision"].value, context.device)
 
 
-def _in_process(
-    fabric: lightning_fabric.Fabric,
-    context: RunContext,
-    store_folder: Path,
-    settings: Mapping[str, Setting],
-    options: RunOptions,
-) -> None:
-    context = replace(context, store=CaseStore(store_folder), rank=fabric.global_rank, device=fabric.device)
-    trainer_class = plugins.load("trainer", options.trainer_reference, context.workspace_root)
-    _carry_out(fabric, trainer_class, context, settings, options)
+class _Process:
+    """What each of several processes does; it travels to them by spawn."""
+
+    def __init__(self, context: RunContext, store_folder: Path, settings: Mapping[str, Setting], options: RunOptions):
+        self.context, self.store_folder, self.settings, self.options = context, store_folder, settings, options
+
+    def __call__(self, fabric: lightning_fabric.Fabric) -> None:
+        store = CaseStore(self.store_folder)
+        context = replace(self.context, store=store, rank=fabric.global_rank, device=fabric.device)
+        trainer_class = plugins.load("trainer", self.options.trainer_reference, context.workspace_root)
+        _carry_out(fabric, trainer_class, context, self.settings, self.options)
 
 
 def _carry_out(

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-import lightning.fabric as lightning_fabric
+import lightning_fabric
 import torch
-from lightning.fabric.strategies import DDPStrategy
+from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from autoseg.architecture import Architecture

@@ -141,17 +141,16 @@ class Trainer:
 
     # How it is trained
 
-    def loss(self, logits: torch.Tensor, target: torch.Tensor, **partial: torch.Tensor) -> torch.Tensor:
+    def loss(self, logits: torch.Tensor, target: torch.Tensor, *annotated: torch.Tensor) -> torch.Tensor:
         """Return the loss of one output: logits (B, K, *S), target (B, *S) internal values -> scalar.
 
-        `partial` holds `annotated` (B, number of values) only when some cases have classes without annotation.
+        A third argument, which values are annotated (B, values) bool, comes only where some cases lack classes.
         """
-        return self._segmentation_loss(logits, target, **partial)
+        return self._segmentation_loss(logits, target, *annotated)
 
     def supervised_loss(self, logits: torch.Tensor | list[torch.Tensor], batch: Batch) -> torch.Tensor:
         """Return `loss` over all deep-supervision outputs, nnU-Net's weights."""
-        partial = {} if batch.annotated is None else {"annotated": batch.annotated}
-        return self._deep_supervision(logits, batch.segmentation, **partial)
+        return self._deep_supervision(logits, batch.segmentation, batch.annotated)
 
     def network_input(self, batch: Batch) -> torch.Tensor:
         """Return image channels, with the one-hot label map of the previous stage appended in a cascade."""

@@ -48,7 +48,7 @@ def tiny(tmp_path_factory, repository) -> Workspace:
     plans = plan(dataset, found, workspace, planner="nnunet", plans_name="tiny", device="cpu")
     small = {}
     for name, configuration in plans.configurations.items():
-        patch = (16, 24, 16) if configuration.dims == 3 else (24, 16)
+        patch = (24, 32, 24) if configuration.dims == 3 else (32, 24)
         small[name] = configuration.model_copy(
             update={
                 "patch_size": patch,
@@ -63,7 +63,7 @@ def tiny(tmp_path_factory, repository) -> Workspace:
             "spacing": (2.0, 2.0, 2.0),
             "data_identifier": "tiny_3d_lowres",
             "next_stage": "3d_cascade_fullres",
-        }  # fmt: skip
+        }
     )
     full = small["3d_fullres"]
     network = full.network.model_copy(update={"in_channels": 3})

@@ -2,7 +2,7 @@ import pytest
 
 from autoseg.errors import UserError
 from autoseg.training.folds import parse_folds
-from autoseg.training.train import choose_labelled
+from autoseg.training.starting import choose_labelled
 
 
 @pytest.mark.parametrize(
