@@ -4,6 +4,7 @@ import torch
 from torch.nn import functional
 
 from autoseg.batches import StreamSettings
+from autoseg.batches.augmentation import warp
 from autoseg.batches.augmentation.pipeline import apply_warp
 from autoseg.batches.augmentation.warp import interpolate, sampling, warp_labels
 from autoseg.batches.batch import CutBatch, WarpSource
@@ -177,3 +178,16 @@ def test_samples_together_and_alone_agree(monkeypatch):
     assert (together.image[1] == 0).all()
     assert together.segmentation.max() > 127
     assert random.integers(2) in (0, 1)
+
+
+@pytest.mark.parametrize("patch", [(30, 33), (12, 11, 14)])
+def test_labels_are_the_same_with_the_vote_of_a_gpu(monkeypatch, patch):
+    axes, box = len(patch), tuple(size + 3 for size in patch)
+    source = torch.from_numpy(np.random.default_rng(0).integers(-1, 3, size=(2, *box)).astype(np.int16))
+    source[:, : box[0] // 2] = 1
+    matrices = np.stack([random_matrix(axes, seed) for seed in range(2)])
+    places = sampling(matrices, np.full((2, axes), 6.0), patch=patch, box=box, device=CPU)
+    some = warp_labels(source, places, axes=axes)
+    monkeypatch.setattr(warp, "_decide_found", warp._decide_all)
+    assert torch.equal(some, warp_labels(source, places, axes=axes))
+    assert len(some.unique()) == 4

@@ -25,8 +25,8 @@ def apply_warp(batch: CutBatch) -> None:
     patch = tuple(batch.segmentation.shape[1:])
     flat_volume = turns_in_plane_only(patch)
     plane, box = (patch[1:], source.image.shape[3:]) if flat_volume else (patch, source.image.shape[2:])
-    voxels = batch.segmentation[0].numel()
-    for part in chunks(len(source.positions), voxels, batch.image.device):
+    looked_at = batch.segmentation[0].numel() * 2 ** len(plane)  # every voxel looks at the corners of a cell
+    for part in chunks(len(source.positions), looked_at, batch.image.device):
         places = sampling(source.matrices[part], source.centres[part], patch=plane, box=box, device=batch.image.device)
         positions = source.positions[part]
         _warp_images(source.image[part], places, positions, batch.image)

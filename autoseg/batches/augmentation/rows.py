@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _CPU_ELEMENTS = 2**16  # several small rows at once, a large row alone: it stays in the cache
-_GPU_ELEMENTS = 2**27  # bounds the copy of the chosen rows to 0.5 GiB
+_GPU_ELEMENTS = 2**24  # bounds a copy of the chosen rows to 64 MiB
 
 
 def chunks(count: int, elements: int, device: torch.device) -> Iterator[slice]:

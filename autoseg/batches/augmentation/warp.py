@@ -91,15 +91,8 @@ def warp_labels(source: Tensor, places: Sampling, *, axes: int) -> Tensor:
         index = index + _steps(len(source), source[0].numel(), source.device)
     flat_index = index.reshape(-1)
     labels = _agreed(source, axes, sentinel).view(-1).index_select(0, flat_index)
-    if source.device.type == "cpu":  # numpy compares and searches small integers faster
-        chosen = torch.from_numpy(np.flatnonzero(labels.numpy() == sentinel))
-        if len(chosen):
-            decided = _vote(source.view(-1), flat_index.index_select(0, chosen), places, chosen)
-            labels.index_copy_(0, chosen, decided)
-    else:  # no waiting for the number of undecided voxels
-        everything = torch.arange(len(flat_index), device=source.device)
-        labels = torch.where(labels == sentinel, _vote(source.view(-1), flat_index, places, everything), labels)
-    return labels.view_as(places.index)
+    decide = _decide_found if source.device.type == "cpu" else _decide_all
+    return decide(labels, source.view(-1), flat_index, places, sentinel).view_as(places.index)
 
 
 def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
@@ -118,6 +111,20 @@ def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
     cells = torch.full_like(source, sentinel)
     cells[inner] = source[inner].bitwise_and(mask).bitwise_or_(mask.bitwise_not_().bitwise_and_(sentinel))
     return cells
+
+
+def _decide_found(labels: Tensor, source: Tensor, index: Tensor, places: Sampling, sentinel: int) -> Tensor:
+    """Vote where `labels` (n,) has the sentinel; numpy, on the CPU, finds these places faster than torch."""
+    chosen = torch.from_numpy(np.flatnonzero(labels.numpy() == sentinel))
+    if len(chosen) == 0:
+        return labels
+    return labels.index_copy_(0, chosen, _vote(source, index.index_select(0, chosen), places, chosen))
+
+
+def _decide_all(labels: Tensor, source: Tensor, index: Tensor, places: Sampling, sentinel: int) -> Tensor:
+    """Vote everywhere and take the result where `labels` (n,) has the sentinel: a GPU need not be waited for."""
+    everything = torch.arange(len(index), device=index.device)
+    return torch.where(labels == sentinel, _vote(source, index, places, everything), labels)
 
 
 def _vote(source: Tensor, index: Tensor, places: Sampling, chosen: Tensor) -> Tensor:
