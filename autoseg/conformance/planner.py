@@ -20,7 +20,6 @@ from autoseg.plugins import Found, build_network
 LABELS = labels_from_description({"labels": {"background": 0, "a": 1, "b": 2}})
 # name -> (spacing in mm, shape of every case, channels), axes (z, y, x)
 DATA = {
-    "isotropic MRI": ((1.0, 1.0, 1.0), (36, 50, 35), ("MRI",)),
     "anisotropic MRI, two channels": ((10.0, 1.5625, 1.5625), (10, 256, 216), ("T1", "T2")),
     "large CT": ((2.0, 0.8, 0.8), (200, 512, 512), ("CT",)),
     "2D colour": ((999.0, 1.0, 1.0), (1, 512, 384), ("R", "G", "B")),
