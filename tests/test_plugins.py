@@ -129,11 +129,11 @@ def test_changed_file_is_loaded_anew(tmp_path):
 
 
 def test_failing_import_is_told_with_the_file(tmp_path):
-    path = write(tmp_path / "broken.py")
+    path = write(tmp_path / "unimportable.py")
     path.write_text("import no_such_package_at_all\n" + path.read_text())
-    with pytest.raises(UserError, match=r"broken\.py: importing the plug-in failed: ModuleNotFoundError"):
+    with pytest.raises(UserError, match=r"unimportable\.py: importing the plug-in failed: ModuleNotFoundError"):
         load("trainer", str(path))
-    assert not [name for name in sys.modules if name.startswith("autoseg_plugin_broken")]
+    assert not [name for name in sys.modules if name.startswith("autoseg_plugin_unimportable")]
 
 
 def test_conditional_registration_is_told(tmp_path):
