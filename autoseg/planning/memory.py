@@ -65,14 +65,18 @@ def trace_training(
             network = architecture(spec).train()
             parameters = list(network.parameters())
             updater = make_optimizer(optimizer, parameters)
-            for _ in range(2):  # the optimiser's state comes into being in the first step
-                _step(network, updater, spec, batch_size, DTYPES[precision])
+            weights = ledger.alive
+            _forward_and_backward(network, spec, batch_size, DTYPES[precision])
+            peak = ledger.peak
+            updater.step()
+            updater.zero_grad(set_to_none=True)
             static = ledger.alive
     except Exception as error:
         raise Untraceable(
             f"{architecture.__name__} at patch {spec.patch_size}: {type(error).__name__}: {error}"
         ) from error
-    return Memory(static, ledger.peak)
+    # The optimiser's state comes into being in the first step; from the second on it lies beside the activations.
+    return Memory(static, max(peak + static - weights, ledger.peak))
 
 
 def training_loss(logits: torch.Tensor | Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
@@ -99,9 +103,7 @@ def make_optimizer(name: str, parameters: list[nn.Parameter]) -> torch.optim.Opt
     return torch.optim.SGD(parameters, 0.01, momentum=0.99, nesterov=True)
 
 
-def _step(
-    network: nn.Module, updater: torch.optim.Optimizer, spec: NetworkSpec, batch_size: int, dtype: torch.dtype
-) -> None:
+def _forward_and_backward(network: nn.Module, spec: NetworkSpec, batch_size: int, dtype: torch.dtype) -> None:
     image = torch.empty(batch_size, spec.in_channels, *spec.patch_size)
     target = torch.empty(batch_size, *spec.patch_size, dtype=torch.int64)
     with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
@@ -109,8 +111,6 @@ def _step(
     loss = training_loss(logits, target)
     del logits
     loss.backward()
-    updater.step()
-    updater.zero_grad(set_to_none=True)
 
 
 class _Ledger(TorchDispatchMode):

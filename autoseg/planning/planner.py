@@ -113,7 +113,7 @@ class Planner:
         registered = next(iter(type(self).__dict__.get("autoseg_names", {})), type(self).__name__)
         self.name = name or registered
         self.plans_name = plans_name or self.name
-        self.own_architecture = architecture in (None, type(self).architecture)
+        self.own_architecture = architecture is None
         if architecture is not None:
             self.architecture = architecture
         self.wanted = None if wanted is None else tuple(wanted)
@@ -257,6 +257,8 @@ class Planner:
             share = math.prod(low.spec.patch_size) / voxels
         if low is None or np.prod(frame.median) / voxels < 2:
             return None
+        if not self._asked_for("3d_lowres", "3d_cascade_fullres"):
+            return low
         return self.size(np.asarray(low.spacing), low.median, voxels * frame.cases, frame)
 
     def _choose(self, sized: dict[str, Sized | None]) -> list[str]:

@@ -5,6 +5,7 @@ Source: Isensee et al. 2021, Nature Methods 18, 203-211; the numbers are those o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -102,12 +103,16 @@ def search_patch(
     too_large: Callable[[Topology], bool],
     *,
     min_edge: int = MIN_EDGE,
+    smallest: int = 1,
 ) -> Topology:
-    """Return the first topology, shrinking from the initial patch, that is not `too_large` (or the smallest)."""
+    """Return the first topology, shrinking from the initial patch, that is not `too_large`.
+
+    Where all are, the last one is returned that has at least `smallest` voxels.
+    """
     topology = find_topology(spacing, initial_patch(spacing, median), min_edge=min_edge)
     while too_large(topology):
         smaller = shrink(topology, spacing, median, min_edge=min_edge)
-        if smaller is None:
+        if smaller is None or math.prod(smaller.patch_size) < smallest:
             break
         topology = smaller
     return topology

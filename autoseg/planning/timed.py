@@ -21,6 +21,7 @@ from autoseg.planning.budget import (
     short_training,
     training_seconds,
 )
+from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.memory import Untraceable
 from autoseg.planning.planner import Frame, Sized
 from autoseg.planning.probe import StepTime, time_step
@@ -28,6 +29,8 @@ from autoseg.planning.resources import GIB, Resources
 from autoseg.planning.topology import Topology
 from autoseg.planning.traced import TracedPlanner
 from autoseg.plans import NetworkSpec, Plans, TrainingPlan
+
+UNET_BYTES = 16  # per element of nnU-Net's feature-map sum, at most: a plain U-Net's training step in fp32 takes 11
 
 
 class TimedPlanner(TracedPlanner):
@@ -136,6 +139,9 @@ class TimedPlanner(TracedPlanner):
         return self._times[key]
 
     def _fits(self, sized: Sized, frame: Frame) -> bool:
+        bound = UNET_BYTES * plain_feature_map_sum(sized.spec, frame.fingerprint.num_labels) * sized.batch_size
+        if self.own_architecture and bound < frame.resources.memory_gib * GIB:
+            return True
         try:
             memory = self.trace(sized.spec, sized.batch_size)
         except Untraceable:

@@ -48,6 +48,7 @@ class TracedPlanner(Planner):
     precision: str = "bf16"  # of the activations
     start_edge_2d: int = 256  # edge of the patch of the first trace, voxels
     start_edge_3d: int = 64
+    smallest_edge: int = 8  # patches of fewer voxels than a cube of this edge are not tried
     most_traces: int = 6  # refinements of one configuration
 
     def size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
@@ -112,8 +113,9 @@ class TracedPlanner(Planner):
         """Return the first size that fits: fewer samples, then smaller patches."""
         limit = self.memory_limit(frame)
         topology: Topology | None = find_topology(spacing, sized.spec.patch_size, min_edge=self.min_edge)
-        batch = sized.batch_size
-        while topology is not None:
+        batch, smallest = sized.batch_size, self.smallest_edge ** len(spacing)
+        spec = sized.spec
+        while topology is not None and (spec is sized.spec or math.prod(topology.patch_size) >= smallest):
             spec = self.network(topology, frame)
             needed = self.trace(spec, batch).device_bytes
             if needed <= limit:
@@ -138,7 +140,9 @@ class TracedPlanner(Planner):
             voxels = math.prod(self.network(topology, frame).patch_size)
             return rate.device_bytes(voxels * reference) > limit
 
-        spec = self.network(rules.search_patch(spacing, median, too_large, min_edge=self.min_edge), frame)
+        smallest = self.smallest_edge ** len(spacing)
+        topology = rules.search_patch(spacing, median, too_large, min_edge=self.min_edge, smallest=smallest)
+        spec = self.network(topology, frame)
         fitting = int(rate.voxels(limit) / math.prod(spec.patch_size))
         cap = rules.covered_batch(self.max_dataset_covered, dataset_voxels, spec.patch_size)
         batch = max(min(fitting, cap), self.min_batch)

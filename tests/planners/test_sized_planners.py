@@ -1,0 +1,197 @@
+"""`traced` and `auto`: plans that fit the memory, or the time."""
+
+import math
+
+import pytest
+from planning_factory import make_dataset, make_fingerprint
+
+from autoseg import plugins
+from autoseg.errors import UserError
+from autoseg.planning import Frame, Resources, timed
+from autoseg.planning.budget import SMALLEST_PATCH, training_seconds
+from autoseg.planning.estimate import plain_feature_map_sum
+from autoseg.planning.memory import trace_training
+from autoseg.planning.probe import StepTime
+
+HIPPOCAMPUS = make_fingerprint((1, 1, 1), (36, 50, 35), cases=200)
+ABDOMEN = make_fingerprint((1, 0.77, 0.77), (432, 512, 512), cases=131, channels=("CT",))
+PHOTOS = make_fingerprint((999, 1, 1), (1, 600, 500), cases=2000, channels=("R", "G", "B"), labels=2)
+
+
+def make_plans(planner, fingerprint, resources, **settings):
+    planner = plugins.load("planner", planner)(**settings)
+    return planner.plan(fingerprint, resources, make_dataset(fingerprint.num_labels))
+
+
+def gpu(gib):
+    return Resources("cuda", gib, memory_given=True)
+
+
+@pytest.fixture
+def made_up_clock(monkeypatch):
+    """A machine on which a step takes a nanosecond per element of the feature maps; returns the timed sizes."""
+    asked = []
+
+    def time_step(architecture, spec, batch_size, *, device, optimizer):
+        asked.append((spec, batch_size))
+        return StepTime(1e-9 * batch_size * plain_feature_map_sum(spec, 3), "fp32")
+
+    monkeypatch.setattr(timed, "time_step", time_step)
+    return asked
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "wanted", "gib"),
+    [(ABDOMEN, ["3d_fullres"], 24.0), (PHOTOS, ["2d"], 8.0)],
+    ids=["abdomen", "photos"],
+)
+def test_traced_plans_use_the_memory_and_fit(fingerprint, wanted, gib):
+    plans = make_plans("traced", fingerprint, gpu(gib), wanted=wanted)
+    (configuration,) = plans.configurations.values()
+    network = plugins.load("architecture", configuration.architecture)
+    memory = trace_training(network, configuration.network, configuration.batch_size)
+    assert 0.65 * gib * 2**30 < memory.device_bytes <= gib * 2**30
+    assert configuration.architecture == "residual_encoder_unet"
+
+
+def test_small_data_cap_the_batch_not_the_memory():
+    full = make_plans("auto", HIPPOCAMPUS, gpu(24.0), wanted=["3d_fullres"]).configuration("3d_fullres")
+    assert (full.patch_size, full.batch_size) == ((40, 56, 40), 7)
+    assert (full.training.optimizer, full.training.steps) == ("sgd", 250_000)
+
+
+def test_memory_that_nobody_named_is_used_up_to_24_gib():
+    planner = plugins.load("planner", "auto")()
+    limits = [
+        planner.memory_limit(Frame(ABDOMEN, make_dataset(), resources)) / 2**30
+        for resources in (Resources("cuda", 139.0), Resources("cuda", 11.0), gpu(48.0))
+    ]
+    assert limits == [24, 11, 48]
+
+
+def test_any_architecture_is_planned_by_its_own_memory():
+    plain, residual = (
+        make_plans("traced", PHOTOS, gpu(4.0), architecture=name, wanted=["2d"]).configuration("2d")
+        for name in ("plain_unet", "residual_encoder_unet")
+    )
+    assert (plain.network.blocks_encoder[:2], residual.network.blocks_encoder[:2]) == ((2, 2), (1, 3))
+    assert plain.patch_size == residual.patch_size or math.prod(plain.patch_size) > math.prod(residual.patch_size)
+    assert math.prod(plain.patch_size) * plain.batch_size > math.prod(residual.patch_size) * residual.batch_size
+
+
+def test_a_loose_architecture_with_its_own_patch_multiple(tmp_path):
+    source = '''
+"""A network that wants patches in multiples of 24."""
+from autoseg import Architecture, register
+from torch import nn
+
+@register.architecture("twenty_four")
+class TwentyFour(Architecture):
+    """One convolution."""
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.layer = nn.Conv3d(spec.in_channels, spec.num_outputs, 3, padding=1)
+
+    @classmethod
+    def patch_multiple(cls, spec):
+        return (24,) * spec.dims
+
+    def encode(self, x):
+        return [x] if PEEK and x.sum().item() > 0 else [x]
+
+    def decode(self, features):
+        return self.layer(features[0])
+'''
+    for peek in (False, True):
+        path = tmp_path / f"network_{peek}.py"
+        path.write_text(source.replace("PEEK", str(peek)))
+        plans = make_plans("traced", ABDOMEN, gpu(4.0), architecture=str(path), wanted=["3d_fullres"])
+        full = plans.configuration("3d_fullres")
+        assert all(edge % 24 == 0 for edge in full.patch_size)
+        assert full.network.patch_size == full.patch_size
+        assert any("could not be traced" in note for note in plans.notes) is peek
+
+
+def test_too_little_memory_is_told():
+    plans = make_plans("traced", HIPPOCAMPUS, gpu(1.9), wanted=["3d_fullres"])
+    assert any("more than the 1.9 GiB at hand" in note for note in plans.notes)
+
+
+def test_a_cpu_plan_fits_its_time(made_up_clock):
+    plans = make_plans("auto", HIPPOCAMPUS, Resources("cpu", 16.0, 1200.0, 2))
+    for configuration in plans.configurations.values():
+        recipe, spec = configuration.training, configuration.network
+        step = 1e-9 * configuration.batch_size * plain_feature_map_sum(spec, 3)
+        assert recipe.steps == int(204 / step) or recipe.steps == 250_000
+        assert recipe.steps >= 1500
+        assert (configuration.architecture, recipe.optimizer, recipe.time_budget) == ("plain_unet", "adamw", 240)
+    assert plans.configuration("3d_fullres").patch_size == (40, 56, 40)
+    assert "3d_lowres" not in plans.configurations
+    assert plans.resources["time_budget"] == 1200
+
+
+def test_more_time_buys_a_larger_network(made_up_clock):
+    sizes = []
+    for budget in (60.0, 600.0, 6000.0, 60000.0):
+        full = make_plans("auto", ABDOMEN, Resources("cpu", 16.0, budget), wanted=["3d_fullres"])
+        full = full.configuration("3d_fullres")
+        sizes.append((full.network.features[0], math.prod(full.patch_size) * full.batch_size))
+    assert sizes == sorted(sizes)
+    assert sizes[0][0] == 8
+    assert sizes[-1][0] == 32
+
+
+def test_too_short_a_time_ends_at_the_smallest_patch(made_up_clock):
+    full = make_plans("auto", ABDOMEN, Resources("cpu", 16.0, 0.1), wanted=["3d_fullres"]).configuration("3d_fullres")
+    assert math.prod(full.patch_size) <= SMALLEST_PATCH[3]
+    assert full.training.steps >= 1
+
+
+def test_without_gpu_and_budget_an_hour_is_planned(made_up_clock):
+    plans = make_plans("auto", PHOTOS, Resources("cpu", 16.0))
+    assert plans.configuration("2d").training.time_budget == 720
+    assert any("60 minutes of training per configuration" in note for note in plans.notes)
+    assert made_up_clock[0][0].dims == 2
+
+
+def test_timed_plans_of_large_images_have_a_low_resolution_stage_and_no_cascade(made_up_clock):
+    plans = make_plans("auto", ABDOMEN, Resources("cpu", 16.0, 3600.0))
+    assert set(plans.configurations) == {"2d", "3d_lowres", "3d_fullres"}
+    assert plans.configuration("3d_lowres").next_stage is None
+    assert len(made_up_clock) < 30, "the low-resolution search times nothing"
+
+
+def test_a_cpu_with_little_memory_gets_small_patches(made_up_clock):
+    full = make_plans("auto", ABDOMEN, Resources("cpu", 0.1, 3600.0), wanted=["3d_fullres"])
+    full = full.configuration("3d_fullres")
+    network = plugins.load("architecture", full.architecture)
+    assert trace_training(network, full.network, full.batch_size, optimizer="adamw").peak < 0.2 * 2**30
+
+
+def test_a_named_architecture_wins_on_the_cpu_too(made_up_clock):
+    resources = Resources("cpu", 16.0, 1200.0)
+    plans = make_plans("auto", HIPPOCAMPUS, resources, architecture="residual_encoder_unet", wanted=["3d_fullres"])
+    full = plans.configuration("3d_fullres")
+    assert full.architecture == "residual_encoder_unet"
+    assert full.network.blocks_encoder[:2] == (1, 3)
+
+
+def test_few_cases_mean_fewer_folds(made_up_clock):
+    fingerprint = make_fingerprint((1, 1, 1), (36, 50, 35), cases=2)
+    full = make_plans("auto", fingerprint, Resources("cpu", 16.0, 1200.0), wanted=["3d_fullres"])
+    assert full.configuration("3d_fullres").training.time_budget == 600
+    assert training_seconds(1200, 2) == pytest.approx(510)
+
+
+@pytest.mark.parametrize("fields", [{"memory_gib": 0.0}, {"time_budget": -1.0}, {"time_budget": float("nan")}])
+def test_resources_are_positive(fields):
+    with pytest.raises(UserError, match="must be positive"):
+        Resources(**fields)
+
+
+def test_named_memory_means_a_gpu():
+    assert Resources.detect("auto", gpu_memory=24).device == "cuda"
+    assert Resources.detect("cpu", gpu_memory=24).device == "cpu"
+    found = Resources.detect("cpu", time_budget=60)
+    assert (found.memory_given, found.time_budget) == (False, 60)
+    assert found.memory_gib > 0
