@@ -45,7 +45,7 @@ class Prefetcher:
         self._device = device
         self._step = start  # of the next batch to be handed out
         self._pending: deque[Future[Batch]] = deque()
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="autoseg-batches") if threads > 0 else None
+        self._pool = ThreadPoolExecutor(threads, "autoseg-batches", initializer=_one_thread) if threads > 0 else None
         self._closed = False
         if self._pool is not None:
             for ahead in range(max(1, depth)):
@@ -91,3 +91,11 @@ class Prefetcher:
     def _cases_of(self, step: int) -> tuple[str, ...]:
         tell = getattr(self._stream, "cases_of", None)
         return tuple(tell(step)) if tell is not None else ()
+
+
+def _one_thread() -> None:
+    """Keep the operations of this thread on one core, beside those of the network, which take all of them.
+
+    The number is a thread's own in PyTorch; two teams on the same cores would wait for each other in turns.
+    """
+    torch.set_num_threads(1)

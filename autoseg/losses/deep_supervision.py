@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, distributed, nn
@@ -22,7 +22,7 @@ def deep_supervision_weights(outputs: int) -> list[float]:
 class DeepSupervisionLoss(nn.Module):
     """The weighted sum of a loss over the outputs of a network, the target down-sampled to each of them."""
 
-    def __init__(self, loss: nn.Module, outputs: int):
+    def __init__(self, loss: Callable[..., Tensor], outputs: int):
         super().__init__()
         self.loss = loss
         self.weights = deep_supervision_weights(outputs)
@@ -34,12 +34,14 @@ class DeepSupervisionLoss(nn.Module):
 
         logits: (B, K, *S), or a list of such, highest resolution first; segmentation (B, *S) integer.
         """
+        # A loss for fully annotated data need not know of the third argument.
+        partial = () if annotated is None else (annotated,)
         if isinstance(logits, Tensor):
-            return self.loss(logits, segmentation, annotated)
+            return self.loss(logits, segmentation, *partial)
         if len(logits) != len(self.weights):
             raise ValueError(f"expected {len(self.weights)} outputs, the network gave {len(logits)}")
         terms = [
-            weight * self.loss(output, downsample(segmentation, output.shape[2:]), annotated)
+            weight * self.loss(output, downsample(segmentation, output.shape[2:]), *partial)
             for output, weight in zip(logits, self.weights, strict=True)
             if weight
         ]

@@ -19,10 +19,13 @@ class WeightAverage:
         self.decay = decay
         self.module = copy.deepcopy(source).requires_grad_(False)
 
-    @torch.no_grad()
     def update(self, step: int) -> None:
         """Move the average one step towards the source, after optimiser step `step` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step))
+        self.follow(min(self.decay, (1 + step) / (10 + step)))
+
+    @torch.no_grad()
+    def follow(self, decay: float) -> None:
+        """Move the average towards the source with a decay of the caller's; 0 copies the weights."""
         averaged = [p for p in self.module.parameters() if p.is_floating_point()]
         current = [p for p in self.source.parameters() if p.is_floating_point()]
         torch._foreach_lerp_(averaged, [p.detach() for p in current], 1.0 - decay)

@@ -20,6 +20,7 @@ from autoseg.training.health import LossMeter, check_finite, check_not_blind
 from autoseg.training.log import RunLog
 from autoseg.training.observing import Observer
 from autoseg.training.stopping import StopRequest
+from autoseg.training.thread_count import ThreadCount
 from autoseg.training.trainer import Trainer
 
 logger = logging.getLogger("autoseg.training")
@@ -40,6 +41,7 @@ class Fit:
     stop: StopRequest
     threads: int
     precision: str
+    adapts_threads: bool = False  # choose the number of CPU threads by timing; it may change the last bits of a sum
     base_rates: dict[str, list[float]] = field(default_factory=dict)
     pending: dict[str, int] = field(default_factory=dict)  # micro-batches since the last step, per optimiser
 
@@ -82,6 +84,7 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
     meter = LossMeter(run.fabric.device)
     ticker = _Ticker(run, feeders, meter)
     last_saved = time.monotonic()
+    threads = ThreadCount(torch.get_num_threads()) if run.adapts_threads else None
     for module in trainer.modules.values():
         module.train()
     while (progress := clock.progress(state.step)) < 1.0:
@@ -96,6 +99,8 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
             trainer.after_step(progress)
         state.step += 1
         state.elapsed = clock.elapsed
+        if threads is not None:
+            threads.after_step()
         ticker.tick(progress)
         if run.observer is not None and run.observer.due(state, clock):
             ticker.report(progress)  # a loss that is no number is told before its network is asked to predict

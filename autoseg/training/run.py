@@ -114,6 +114,7 @@ def _carry_out(
             if not progress.finished:
                 _train(trainer, fabric, state, log, stop, options, started)
             if context.rank == 0:
+                trainer.finish()
                 _finish(trainer, fabric, progress, log, started)
         except Interrupted:
             _record(context, status="interrupted", steps_done=progress.step)
@@ -140,6 +141,7 @@ def _train(
     run = Fit(
         trainer, fabric, dict(state.optimizers), state.progress, Clock(trainer.steps, budget, state.progress.elapsed),
         log, observer, stop, options.threads, precision,
+        adapts_threads=fabric.device.type == "cpu" and not options.deterministic,
     )  # fmt: skip
     fit(run)
     state.progress.finished = True
@@ -165,7 +167,8 @@ def _finish(trainer: Trainer, fabric: lightning_fabric.Fabric, progress: Progres
 def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fabric: lightning_fabric.Fabric) -> None:
     context = trainer.context
     if context.rank == 0:
-        used = {**context.plans.configurations, context.configuration.name: context.configuration}
+        trained = context.configuration.model_copy(update={"network": trainer.network_spec()})
+        used = {**context.plans.configurations, context.configuration.name: trained}
         context.plans.model_copy(update={"configurations": used}).write(context.folder / PLANS_FILE)
     settings = {name: {"value": s.value, "origin": s.origin} for name, s in sorted(trainer.settings.items())}
     _record(

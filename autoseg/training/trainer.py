@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import nn
 
-from autoseg.batches import Batch, PatchStream, StreamSettings
+from autoseg.batches import Batch, HiddenLabels, PatchStream, StreamSettings
+from autoseg.batches.augmentation.parameters import Level
 from autoseg.errors import UserError
 from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
 from autoseg.plans import NetworkSpec, Precision
@@ -30,6 +31,7 @@ class Trainer:
     """
 
     needs_labels: ClassVar[bool] = True  # False: a pretraining method, run by `autoseg pretrain`
+    builds_on: ClassVar[tuple[str, ...]] = ()  # trainers whose finished runs this one takes by default
 
     steps: int = 250_000  # optimiser steps; a time budget wins over it
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -41,7 +43,7 @@ class Trainer:
     batch_size: int | None = None  # None: the plan's
     accumulate: int = 1  # micro-batches per optimiser step; each has `batch_size` samples
     foreground_fraction: float = 0.33  # share of patches centred on foreground, 0..1
-    augmentation: Literal["full", "light", "none"] = "full"
+    augmentation: Level = "full"  # light: no warp, blur, low resolution; spatial: warp and mirror; none
     mirror: bool = True  # mirror all axes, in training and in prediction
     deep_supervision: bool = True
     dice_weight: float = 1.0
@@ -109,14 +111,21 @@ class Trainer:
         """Return the axes of the patch that may be mirrored, in training and in prediction."""
         return tuple(range(self.context.configuration.dims)) if self.mirror else ()
 
-    def make_stream(self, cases: tuple[str, ...], name: str, settings: StreamSettings | None = None) -> PatchStream:
-        """Return an endless, seeded stream of patches from `cases`; each of several processes draws its share."""
+    def make_stream(
+        self, cases: tuple[str, ...], name: str, settings: StreamSettings | None = None, *, labels: bool = True
+    ) -> PatchStream:
+        """Return an endless, seeded stream of patches from `cases`; each of several processes draws its share.
+
+        Without `labels` no label map is seen, whatever the cases have: the segmentation is 0, patches lie anywhere.
+        """
         settings = settings or self.stream_settings()
+        if not labels:
+            settings = replace(settings, foreground_fraction=0.0)
         if self.context.processes > 1:
             settings = replace(settings, batch_size=self._share(settings.batch_size))
             name = f"{name}/{self.context.rank}"
         return PatchStream(
-            self.context.store,
+            self.context.store if labels else HiddenLabels(self.context.store),
             cases,
             self.labels,
             settings,
@@ -125,6 +134,15 @@ class Trainer:
             use_mask=self.context.configuration.use_mask,
             previous_stage=self.context.previous_stage,
         )
+
+    def unlabelled_stream(self, settings: StreamSettings | None = None) -> PatchStream:
+        """Return the stream of the cases without labels, for `build_streams` of semi-supervised methods."""
+        if not self.context.unlabelled_cases:
+            raise UserError(
+                "this trainer needs unlabelled cases and there are none",
+                mend="put images into imagesUn and preprocess again, or hide the labels of some cases: --labelled N",
+            )
+        return self.make_stream(self.context.unlabelled_cases, "unlabelled", settings, labels=False)
 
     def _share(self, batch_size: int) -> int:
         share, rest = divmod(batch_size, self.context.processes)
@@ -175,6 +193,9 @@ class Trainer:
     def inference_module(self) -> nn.Module:
         """Return the module that predicts; its weights go into the model folder."""
         return self.modules["network"] if self._average is None else self._average.module
+
+    def finish(self) -> None:
+        """Run once after the last step, on the first process: what the method leaves in `context.folder`."""
 
     # Called by the loop
 
