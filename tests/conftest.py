@@ -1,8 +1,11 @@
-"""Fixtures for every room: where the shared real data are."""
+"""Fixtures for every room: where the shared real data are, a tiny preprocessed workspace."""
 
 from pathlib import Path
 
 import pytest
+from tiny_workspace import scratch, tiny
+
+__all__ = ["repository", "scratch", "shared", "tiny"]
 
 ROOT = Path(__file__).resolve().parents[1]
 

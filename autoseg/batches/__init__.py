@@ -3,6 +3,7 @@
 from autoseg.batches.batch import Batch, CutBatch
 from autoseg.batches.batchgenerators_adapter import BatchgeneratorsTransform
 from autoseg.batches.geometry import initial_patch_size
+from autoseg.batches.hidden import HiddenLabels
 from autoseg.batches.prefetch import BatchError, Prefetcher
 from autoseg.batches.settings import StreamSettings
 from autoseg.batches.stream import PatchStream
@@ -12,6 +13,7 @@ __all__ = [
     "BatchError",
     "BatchgeneratorsTransform",
     "CutBatch",
+    "HiddenLabels",
     "PatchStream",
     "Prefetcher",
     "StreamSettings",

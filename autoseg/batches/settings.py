@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 from autoseg.batches.augmentation.parameters import Level
 from autoseg.batches.geometry import initial_patch_size
@@ -26,8 +27,8 @@ class StreamSettings:
             raise UserError(f"batch_size must be at least 1, got {self.batch_size}")
         if not 0 <= self.foreground_fraction <= 1:
             raise UserError(f"foreground_fraction must lie in 0..1, got {self.foreground_fraction}")
-        if self.augmentation not in ("full", "light", "none"):
-            raise UserError(f"augmentation must be full, light or none, got {self.augmentation!r}")
+        if self.augmentation not in get_args(Level):
+            raise UserError(f"augmentation must be one of {', '.join(get_args(Level))}, got {self.augmentation!r}")
         unknown = [axis for axis in self.mirror_axes or () if not 0 <= axis < len(self.patch_size)]
         if unknown:
             raise UserError(f"mirror_axes {unknown} are no axes of a patch with {len(self.patch_size)} axes")
@@ -40,4 +41,4 @@ class StreamSettings:
     @property
     def initial_patch_size(self) -> tuple[int, ...]:
         """Return the size of the patch that is placed in the image: larger when it may be rotated."""
-        return initial_patch_size(self.patch_size) if self.augmentation == "full" else self.patch_size
+        return initial_patch_size(self.patch_size) if self.augmentation in ("full", "spatial") else self.patch_size

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from autoseg.conformance.findings import Finding, attempt, require
 from autoseg.conformance.tiny_workspace import CONFIGURATIONS, PLANS, make_workspace
-from autoseg.plugins import Found
+from autoseg.plugins import Found, find, load
 from autoseg.storage import file_hash, read_json
 from autoseg.training import Trainer, declared_settings, pretrain, train
 
@@ -97,6 +97,8 @@ def _run(found: Found, trainer: type[Trainer], dataset: str, workspace: Path, co
 
 
 def _trains(found: Found, trainer: type[Trainer], dataset: str, workspace: Path, configuration: str) -> None:
+    for name in trainer.builds_on:
+        _run(find("trainer", name), load("trainer", name), dataset, workspace, configuration)
     run = _run(found, trainer, dataset, workspace, configuration)
     record = read_json(run / "run.json")
     require(record["status"] == "finished", f"the run must finish, but is {record['status']}")

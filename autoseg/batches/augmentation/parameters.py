@@ -15,7 +15,7 @@ import numpy as np
 from autoseg.batches.augmentation.draws import Draws
 from autoseg.batches.geometry import rotation_limit, rotation_matrix, turns_in_plane_only
 
-Level = Literal["full", "light", "none"]
+Level = Literal["full", "light", "spatial", "none"]
 
 ROTATION_PROBABILITY = 0.2
 SCALING_PROBABILITY = 0.2
@@ -69,11 +69,14 @@ def draw_parameters(
 ) -> SampleParameters:
     """Draw the decisions for one sample.
 
-    "light" leaves out warp, blur and low resolution, the costly ones; "none" leaves the sample as it is.
+    "light" leaves out warp, blur and low resolution, the costly ones; "spatial" has only warp and mirroring; "none"
+    leaves the sample as it is.
     """
     if level == "none":
         return SampleParameters(flips=(False,) * len(patch_size))
     draws, full = Draws(generator), level == "full"
+    if level == "spatial":
+        return SampleParameters(warp=_draw_warp(draws, patch_size), flips=_draw_flips(draws, patch_size, mirror_axes))
     each = range(channels)
     return SampleParameters(
         warp=_draw_warp(draws, patch_size) if full else None,
@@ -85,8 +88,12 @@ def draw_parameters(
         low_resolution=_draw_low_resolution(draws, each) if full and draws.chance(LOW_RESOLUTION_PROBABILITY) else (),
         inverted_gamma=_per_channel(draws, each, INVERTED_GAMMA_PROBABILITY, GAMMA),
         gamma=_per_channel(draws, each, GAMMA_PROBABILITY, GAMMA),
-        flips=tuple(axis in mirror_axes and draws.chance(MIRROR_PROBABILITY) for axis in range(len(patch_size))),
+        flips=_draw_flips(draws, patch_size, mirror_axes),
     )
+
+
+def _draw_flips(draws: Draws, patch_size: Sequence[int], mirror_axes: Sequence[int]) -> tuple[bool, ...]:
+    return tuple(axis in mirror_axes and draws.chance(MIRROR_PROBABILITY) for axis in range(len(patch_size)))
 
 
 def _draw_warp(draws: Draws, patch_size: Sequence[int]) -> np.ndarray | None:

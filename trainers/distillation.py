@@ -1,0 +1,101 @@
+"""Distillation: a small network learns from labels and from what larger, trained networks say.
+
+Source: Hinton et al. 2015, arXiv:1503.02531 (soft labels, weight T^2); the optional feature term is attention transfer,
+Zagoruyko & Komodakis 2017, arXiv:1612.03928. Deviations: the hard loss keeps its full weight, as Dice and
+cross-entropy are on another scale than in classification; several folds are averaged as logits, as in prediction; the
+attention of all encoder maps of equal size is compared, with the mean instead of the sum over voxels.
+
+Run: `autoseg train DATA 3d_fullres cv`, then `autoseg train DATA 3d_fullres 0 --trainer distillation --set width=0.5`,
+with `--architecture NAME` for another network. With all folds as teachers, some of them have seen the cases that this
+run is validated on: score such a student on other cases, or `--set teacher_folds=same`.
+
+Expected: a step costs one of the student plus a forward pass of every teacher; prediction costs the student alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from autoseg import NetworkSpec, Trainer, register
+from autoseg.batches import Batch
+from autoseg.losses import full_resolution, soft_label_loss
+from autoseg.training.teachers import load_teachers
+
+
+@register.trainer("distillation")
+class Distillation(Trainer):
+    """A student of any architecture and width learns from labels and from the averaged folds of trained networks."""
+
+    builds_on: ClassVar[tuple[str, ...]] = ("supervised",)
+
+    teacher: str = "supervised"  # a run, experiment or model folder, or a trainer's runs of this configuration
+    teacher_folds: Literal["all", "same"] = "all"  # of a trainer's runs
+    width: float = 1.0  # channels of the student as a share of the plan's
+    temperature: float = 2.0
+    soft_weight: float = 1.0  # of the soft labels; labels have weight 1
+    feature_weight: float = 0.0  # of the attention of encoder maps, such as 1.0
+
+    def network_spec(self) -> NetworkSpec:
+        """Return the plan's network, narrower."""
+        spec = super().network_spec()
+        return spec.model_copy(update={"features": tuple(max(1, round(f * self.width)) for f in spec.features)})
+
+    def build_modules(self) -> dict[str, nn.Module]:
+        """Return the student; the teachers are not trained and not kept in checkpoints."""
+        context = self.context
+        self._teachers = load_teachers(
+            self.teacher_folder(), context.configuration, context.device, workspace_root=context.workspace_root
+        )
+        return super().build_modules()
+
+    def teacher_folder(self) -> Path:
+        """Return the folder that the setting `teacher` means."""
+        if Path(self.teacher).is_dir():
+            return Path(self.teacher)
+        plans, configuration = self.context.plans.plans_name, self.context.configuration.name
+        experiment = self.context.folder.parent.parent / f"{self.teacher}__{plans}__{configuration}"
+        return experiment / self.context.folder.name if self.teacher_folds == "same" else experiment
+
+    def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, Tensor]]:
+        """Yield the supervised loss plus those of soft labels and features."""
+        batch, student = batches["labelled"], self.modules["network"]
+        images = self.network_input(batch)
+        if self.feature_weight:
+            features = student.encode(images)
+            logits = student.decode(features)
+        else:
+            logits = student(images)
+        loss = self.supervised_loss(logits, batch)
+        with torch.no_grad():
+            taught = [network.encode(images) for network in self._teachers]
+            teacher = torch.stack([n.decode(f) for n, f in zip(self._teachers, taught, strict=True)]).mean(0)
+        loss = loss + self.soft_weight * soft_label_loss(
+            full_resolution(logits), teacher, self.temperature, regions=self.labels.regions
+        )
+        if self.feature_weight:
+            loss = loss + self.feature_weight * attention_loss(features, taught)
+        yield "network", loss
+
+
+def attention_loss(student: list[Tensor], teachers: list[list[Tensor]]) -> Tensor:
+    """Return the mean squared difference of the attention of the student's and the teachers' maps of equal size.
+
+    Attention is the mean of squares over channels, over voxels normalised to a mean square of 1; (B, C, *S) maps.
+    """
+    terms = []
+    for each in student:
+        others = [attention(map_) for maps in teachers for map_ in maps if map_.shape[2:] == each.shape[2:]]
+        if others:
+            terms.append((attention(each) - torch.stack(others).mean(0)).square().mean())
+    return torch.stack(terms).mean() if terms else torch.zeros((), device=student[0].device)
+
+
+def attention(features: Tensor) -> Tensor:
+    """Return the attention (B, voxels) of maps (B, C, *S)."""
+    energy = features.float().square().mean(1).flatten(1)
+    return energy / energy.square().mean(1, keepdim=True).sqrt().clamp_min(1e-6)
