@@ -60,6 +60,7 @@ class Model(Frozen):
     channel_names: tuple[str, ...]
     labels: Labels
     file_ending: str
+    orientation: Literal["as_stored", "ras"] = "as_stored"  # "ras": files are turned to right-anterior-superior axes
     members: tuple[Member, ...]
     postprocessing: tuple[PostprocessingStep, ...] = ()
     selection: dict[str, Any] = {}  # how it was chosen: scores of every candidate

@@ -13,7 +13,10 @@ from autoseg.cli.command import Command
 from autoseg.cli.demo import demo
 from autoseg.cli.doctor import doctor
 from autoseg.cli.evaluate import evaluate
+from autoseg.cli.export import export
+from autoseg.cli.export_nnunet import export_nnunet
 from autoseg.cli.find_best import find_best
+from autoseg.cli.import_nnunet import import_nnunet
 from autoseg.cli.list_plugins import list_plugins
 from autoseg.cli.new import new
 from autoseg.cli.plan_and_preprocess import plan_and_preprocess
@@ -32,6 +35,9 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "report": report,
+    "import-nnunet": import_nnunet,
+    "export-nnunet": export_nnunet,
+    "export": export,
     "list": list_plugins,
     "new": new,
     "check-plugin": check_plugin,

@@ -7,10 +7,11 @@ import shutil
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from tqdm import tqdm
 
 from autoseg.errors import AutosegError, UserError
@@ -25,6 +26,7 @@ from autoseg.raw import (
     write_probabilities,
 )
 from autoseg.raw.images import ending_of
+from autoseg.raw.orientation import Orientation
 from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash
 
@@ -125,6 +127,8 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
                 continue
             while len(writes) >= WAITING_WRITES:
                 yield _written(*writes.popleft())
+            if predictor.model.orientation == "ras":
+                prediction = _as_stored(prediction, geometry)
             writes.append((job, writer.submit(_write, job, prediction, geometry, record)))
             del prediction
         while writes:
@@ -136,7 +140,18 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
 
 def _read(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
     image = read_image(job.case.images, channels=len(predictor.model.channel_names))
-    return predictor.prepare(image.data, image.geometry.spacing), image.geometry
+    data, spacing = image.data, image.geometry.spacing
+    if predictor.model.orientation == "ras":
+        turn = Orientation.to_ras(image.geometry)
+        data, spacing = np.ascontiguousarray(turn.apply(data)), turn.spacing(spacing)
+    return predictor.prepare(data, spacing), image.geometry
+
+
+def _as_stored(prediction: Prediction, geometry: Geometry) -> Prediction:
+    """Return a prediction in RAS with the axes of its image."""
+    turn = Orientation.to_ras(geometry)
+    arrays = {name: value for name, value in vars(prediction).items() if value is not None}
+    return replace(prediction, **{name: np.ascontiguousarray(turn.undo(value)) for name, value in arrays.items()})
 
 
 def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record) -> None:

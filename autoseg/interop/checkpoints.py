@@ -1,0 +1,60 @@
+"""Reading nnU-Net's checkpoints (pickles) without running what they hold."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy._core.multiarray import scalar
+
+from autoseg.errors import UserError
+
+# Beside tensors and plain types, which torch allows by itself, nnU-Net's checkpoints hold logged numpy numbers.
+NUMBERS = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64")
+NUMBERS = (*NUMBERS, "Float16", "Float32", "Float64")
+ALLOWED = [
+    (scalar, "numpy._core.multiarray.scalar"),  # written by numpy 2
+    (scalar, "numpy.core.multiarray.scalar"),  # written by numpy 1
+    np.dtype,
+    *(getattr(np.dtypes, f"{name}DType") for name in NUMBERS),
+]
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Return what a checkpoint holds; tensors are on the CPU and, where the format allows, mapped from the file.
+
+    Only tensors, plain Python types and numpy numbers are read: the unpickler refuses everything else before it is
+    imported or called, and the checkpoint with it.
+    """
+    try:
+        with torch.serialization.safe_globals(ALLOWED):
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except FileNotFoundError:
+        raise UserError("the checkpoint does not exist", where=path) from None
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"the checkpoint asks for more than weights and plain values, so it was not read ({_reason(error)})",
+            where=path,
+            mend="if you trust who made it, load it with nnunetv2 and save `network_weights`, `init_args`, "
+            "`trainer_name` and `inference_allowed_mirroring_axes` alone with torch.save",
+        ) from None
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise UserError(f"not a readable checkpoint ({_reason(error)})", where=path, mend="copy it again") from None
+    if not isinstance(content, dict) or not isinstance(content.get("network_weights"), Mapping):
+        raise UserError("the file has no field network_weights", where=path, mend="give a checkpoint of nnU-Net v2")
+    if not isinstance(content.get("init_args"), Mapping):
+        raise UserError("the file has no field init_args", where=path, mend="give a checkpoint of nnU-Net v2")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    """Return what is wrong in one line: torch's own text advises to read the file with less care."""
+    for line in str(error).splitlines():
+        if "WeightsUnpickler error" in line:
+            return line.partition("WeightsUnpickler error:")[2].strip()[:200]
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
