@@ -41,17 +41,17 @@ def made_up_clock(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("fingerprint", "wanted", "gib"),
-    [(ABDOMEN, ["3d_fullres"], 24.0), (PHOTOS, ["2d"], 8.0)],
+    ("fingerprint", "name", "gib", "architecture"),
+    [(ABDOMEN, "3d_fullres", 24.0, "residual_encoder_unet"), (PHOTOS, "2d", 8.0, "plain_unet")],
     ids=["abdomen", "photos"],
 )
-def test_traced_plans_use_the_memory_and_fit(fingerprint, wanted, gib):
-    plans = make_plans("traced", fingerprint, gpu(gib), wanted=wanted)
+def test_traced_plans_use_the_memory_and_fit(fingerprint, name, gib, architecture):
+    plans = make_plans("traced", fingerprint, gpu(gib), wanted=[name], architecture=architecture)
     (configuration,) = plans.configurations.values()
     network = plugins.load("architecture", configuration.architecture)
     memory = trace_training(network, configuration.network, configuration.batch_size)
     assert 0.65 * gib * 2**30 < memory.device_bytes <= gib * 2**30
-    assert configuration.architecture == "residual_encoder_unet"
+    assert configuration.architecture == architecture
 
 
 def test_small_data_cap_the_batch_not_the_memory():
@@ -70,8 +70,9 @@ def test_memory_that_nobody_named_is_used_up_to_24_gib():
 
 
 def test_any_architecture_is_planned_by_its_own_memory():
+    photos = make_fingerprint((999, 1, 1), (1, 128, 100), cases=9000)
     plain, residual = (
-        make_plans("traced", PHOTOS, gpu(4.0), architecture=name, wanted=["2d"]).configuration("2d")
+        make_plans("traced", photos, gpu(4.0), architecture=name, wanted=["2d"]).configuration("2d")
         for name in ("plain_unet", "residual_encoder_unet")
     )
     assert (plain.network.blocks_encoder[:2], residual.network.blocks_encoder[:2]) == ((2, 2), (1, 3))
