@@ -5,16 +5,16 @@ of transposed convolutions without skips. It has one output resolution, so deep 
 
 Taken from the plan: the token grid, which is the patch over the token size. The token size is 8, halved on an axis for
 every stage in which the plan leaves that (coarse) axis alone; the patch must be a multiple of it. Position embeddings
-tie the weights to the patch. Plans with fewer channels than nnU-Net's 32 get fewer heads and blocks in proportion. 2D is
-an extension: the head's channels are shared by two axes, those that do not fill a pair per axis do not turn.
+tie the weights to the patch. Plans with fewer channels than nnU-Net's 32 get fewer heads and blocks in proportion. 2D
+is an extension: the head's channels are shared by two axes, those that do not fill a pair per axis do not turn.
 
 Options: version (1: one convolution as tokenizer, 2: residual convolutions, 3: preliminary, wider and with skips into
 the token grid), size (S, B, M, L), token_size, and depth and heads in place of the size's.
 
 Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1); with nnU-Net's SGD it does not train.
 
-Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518, M 146 145 050; the
-same here.
+Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518,
+M 146 145 050; the same here.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from autoseg.plugins import register
 TOKEN = 8
 DROP_PATH = 0.2  # of the last block; rises from 0
 SLOPE = 0.01
+WEIGHT_STD = 0.02  # published as truncated at -2 and 2, a hundred deviations away
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the sizes are meant for
 
 
@@ -84,7 +85,7 @@ class Primus(Architecture):
         """Fix the options: token size by the plan's strides, depth and heads less where the plan is narrow."""
         options = read_options(spec)
         size, share = SIZES[options["size"]], min(1.0, spec.features[0] / USUAL_WIDTH)
-        options["token_size"] = token_size(spec)
+        options["token_size"] = list(token_size(spec))  # as JSON gives it back
         options["depth"] = options["depth"] or max(2, round(size.depth * share))
         options["heads"] = options["heads"] or max(1, round(size.heads * share))
         return spec.model_copy(update={"options": options})
@@ -111,11 +112,11 @@ class Primus(Architecture):
         return self.decoder(features[-1])
 
     def _draw_weights(self) -> None:
-        nn.init.trunc_normal_(self.position, std=0.02)
+        nn.init.normal_(self.position, std=WEIGHT_STD)
         self.tokenizer.apply(_he)
         self.decoder.apply(_he)
         for number, block in enumerate(self.blocks, start=1):
-            block.apply(_truncated_normal)
+            block.apply(_normal)
             with torch.no_grad():
                 for layer in (block.attention.out, block.mlp.out):
                     layer.weight.div_(math.sqrt(2 * number))
@@ -263,8 +264,8 @@ def _he(module: nn.Module) -> None:
             nn.init.zeros_(module.bias)
 
 
-def _truncated_normal(module: nn.Module) -> None:
+def _normal(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=WEIGHT_STD)
         if module.bias is not None:
             nn.init.zeros_(module.bias)

@@ -61,7 +61,7 @@ class SegMamba(Architecture):
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """Keep at most five resolutions; widths 48, 96, ... or `options["width"]`, 2 x ..., scaled as the plan's are."""
+        """Keep at most five resolutions; widths double from `options["width"]` or from 48, scaled as the plan's are."""
         stages = min(len(spec.features), MAMBA_STAGES + 1)
         width = spec.options.get("width") or max(1, round(WIDTH * spec.features[0] / USUAL_WIDTH))
         return spec.model_copy(

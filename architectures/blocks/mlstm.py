@@ -4,9 +4,9 @@ Per head, for tokens t: F_t = sum of logsigmoid(forget_j), j <= t; w_tj = exp(F_
 M_t the largest exponent; C_tj = q_t . k_j / sqrt(head width) w_tj; h_t = sum_j C_tj v_j / (max(|sum_j C_tj|,
 exp(-M_t)) + 1e-6).
 
-Because M_t - F_t is the running maximum m_t of g_j = input_j - F_j, w_tj = exp(g_j - m_t): the sums over earlier chunks
-of tokens fit in one matrix, sum_j exp(g_j - m) v_j k_j^T, that is carried on. So cost and memory grow with the length and
-not with its square; results are those of the parallel form.
+Because M_t - F_t is the running maximum m_t of g_j = input_j - F_j, w_tj = exp(g_j - m_t): the sums over earlier
+chunks of tokens fit in one matrix, sum_j exp(g_j - m) v_j k_j^T, that is carried on. So cost and memory grow with the
+length and not with its square; results are those of the parallel form.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """

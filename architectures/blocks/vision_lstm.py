@@ -1,7 +1,7 @@
 """The Vision-LSTM block as xLSTM-UNet uses it: one direction, mLSTM with as many heads as its projections are wide.
 
-Source: Alkin et al. 2024, Vision-LSTM, arXiv:2406.04303, in the form of Chen et al. 2024, arXiv:2407.01530; written from
-the description.
+Source: Alkin et al. 2024, Vision-LSTM, arXiv:2406.04303, in the form of Chen et al. 2024, arXiv:2407.01530; written
+from the description.
 """
 
 from __future__ import annotations

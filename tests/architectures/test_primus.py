@@ -1,0 +1,145 @@
+"""Primus: published sizes, token grids, decoder widths."""
+
+import pytest
+import torch
+from autoseg.architectures import primus
+from network_specs import count, make, make_spec
+
+from autoseg import plugins
+from autoseg.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("version", "size", "wanted"),
+    [
+        (1, "S", 23_386_526),
+        (2, "S", 24_159_518),
+        (1, "M", 145_551_770),
+        (2, "M", 146_145_050),
+        (1, "B", 92_243_498),
+        (1, "L", 324_270_626),
+        (3, "S", 70_596_165),
+    ],
+)
+def test_parameter_counts(version, size, wanted):
+    """S and M are published exactly, V3 S as 70.6 million; B and L follow from the published widths and depths."""
+    with torch.device("meta"):
+        network = make("primus", make_spec(stages=5, patch=(64,) * 3, outputs=2, version=version, size=size))
+    assert count(network) == wanted
+
+
+def test_how_the_small_networks_divide():
+    with torch.device("meta"):
+        first, second = (
+            make("primus", make_spec(stages=5, patch=(64,) * 3, outputs=2, version=version, size="S"))
+            for version in (1, 2)
+        )
+    assert (count(first.tokenizer), count(second.tokenizer)) == (203_148, 976_140)
+    assert count(first.decoder) == count(second.decoder) == 290_618
+    assert count(first) - count(first.tokenizer) - count(first.decoder) == 22_892_760
+    assert (first.sine.shape, first.cosine.shape) == ((512, 66), (512, 66))
+    assert first.blocks[0].mlp.gate.out_features == 1056
+
+
+@pytest.mark.parametrize(("size", "hidden"), [("S", 1056), ("B", 2112), ("M", 2304), ("L", 2816)])
+def test_hidden_widths(size, hidden):
+    with torch.device("meta"):
+        network = make("primus", make_spec(stages=5, patch=(64,) * 3, size=size))
+    assert network.blocks[-1].mlp.out.in_features == hidden
+    assert network.blocks[-1].drop_path.rate == pytest.approx(0.2)
+    assert network.blocks[0].drop_path.rate == 0
+
+
+def test_decoder_widths():
+    assert primus.decoder_widths(396, 3, 3) == [396, 96, 24, 3]
+    assert primus.decoder_widths(396, 2, 3) == [396, 88, 16, 2]
+
+
+def test_output_of_64_cubed():
+    network = make("primus", make_spec(stages=4, patch=(64,) * 3, base=4, size="S")).eval()
+    with torch.no_grad():
+        x = torch.randn(1, 1, 64, 64, 64)
+        assert network(x).shape == (1, 3, 64, 64, 64)
+        assert network.encode(x)[0].shape == (1, 66, 8, 8, 8)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_without_blocks_it_is_tokenizer_norm_decoder(version):
+    torch.manual_seed(0)
+    network = make("primus", make_spec(2, 4, base=4, size="S", version=version)).eval()
+    for block in network.blocks:
+        torch.nn.init.zeros_(block.scale_attention)
+        torch.nn.init.zeros_(block.scale_mlp)
+    x = torch.randn(1, 1, 32, 32)
+    tokens = network.tokenizer(x).flatten(2).mT + network.position
+    wanted = network.decoder(network.norm(tokens).mT.unflatten(2, (4, 4)))
+    torch.testing.assert_close(network(x), wanted)
+
+
+def test_every_token_is_seen_by_all():
+    torch.manual_seed(0)
+    network = make("primus", make_spec(2, 4, base=4, size="S", version=1)).eval()
+    x = torch.randn(1, 1, 32, 32)
+    other = x.clone()
+    other[..., :8, :8] += 1
+    with torch.no_grad():
+        changed = (network(x) - network(other)).abs().amax(1)[0]
+    assert (changed.unflatten(0, (4, 8)).unflatten(2, (4, 8)).amax((1, 3)) > 1e-7).all()
+
+
+@pytest.mark.parametrize(
+    ("strides", "token"),
+    [
+        (((1, 1, 1), (2, 2, 2), (2, 2, 2), (2, 2, 2)), (8, 8, 8)),
+        (((1, 1, 1), (2, 2, 2), (2, 2, 2)), (8, 8, 8)),
+        (((1, 1, 1), (1, 2, 2), (2, 2, 2), (2, 2, 2)), (4, 8, 8)),
+        (((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)), (2, 8, 8)),
+        (((1, 1, 1), (1, 2, 2), (1, 2, 2), (1, 2, 2), (1, 2, 2)), (1, 8, 8)),
+        (((1, 1), (2, 2), (2, 1)), (8, 8)),
+    ],
+)
+def test_token_sizes_follow_the_plan(strides, token):
+    spec = make_spec(len(token), strides=strides)
+    kind = plugins.load("architecture", "primus")
+    assert kind.patch_multiple(spec) == token
+    assert kind.patch_multiple(kind.adapt_spec(spec)) == token
+
+
+def test_coarse_tokens():
+    assert primus.decoder_strides((2, 8, 8)) == [(2, 2, 2), (1, 2, 2), (1, 2, 2)]
+    strides = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2))
+    for version in (1, 2, 3):
+        network = make("primus", make_spec(strides=strides, patch=(6, 16, 24), base=4, version=version)).eval()
+        with torch.no_grad():
+            assert network.encode(torch.zeros(1, 1, 6, 16, 24))[0].shape[2:] == (3, 2, 3)
+            assert network(torch.zeros(1, 1, 6, 16, 24)).shape == (1, 3, 6, 16, 24)
+
+
+def test_initial_weights():
+    torch.manual_seed(0)
+    network = make("primus", make_spec(2, 4, size="S"))
+    for number in (1, 12):
+        block = network.blocks[number - 1]
+        assert block.attention.query.weight.std().item() == pytest.approx(0.02, rel=0.02)
+        for layer in (block.attention.out, block.mlp.out):
+            assert layer.weight.std().item() == pytest.approx(0.02 / (2 * number) ** 0.5, rel=0.02)
+        assert (block.scale_attention == torch.tensor(0.1)).all()
+    assert network.position.std().item() == pytest.approx(0.02, rel=0.05)
+
+
+def test_narrow_plans_get_narrow_networks():
+    assert len(make("primus", make_spec(2, 3, base=8)).blocks) == 4
+    spec = make("primus", make_spec(2, 3, base=8)).spec
+    assert spec.options == {"version": 2, "size": "M", "token_size": [8, 8], "depth": 4, "heads": 3}
+
+
+def test_wrong_options_and_patches_are_refused():
+    for options in ({"size": "XL"}, {"version": 4}, {"heads_per_layer": 3}):
+        with pytest.raises(UserError, match="primus does not know"):
+            make("primus", make_spec(**options))
+    with pytest.raises(UserError, match="powers of two"):
+        make("primus", make_spec(token_size=[6, 6, 6]))
+    with pytest.raises(UserError, match="no multiple"):
+        make("primus", make_spec(2, patch=(20, 20)))
+    with pytest.raises(UserError, match="built for patches"):
+        make("primus", make_spec(2, patch=(16, 16), base=4))(torch.zeros(1, 1, 24, 16))
