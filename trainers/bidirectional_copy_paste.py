@@ -16,6 +16,7 @@ Run: `autoseg train DATA 3d_fullres 0 --trainer bidirectional_copy_paste --label
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -61,9 +62,9 @@ class BidirectionalCopyPaste(MeanTeacher):
     predicts: Literal["teacher", "student"] = "student"
 
     def stream_settings(self) -> StreamSettings:
-        """Return the plan's settings with an even batch: one half is pasted into the other."""
-        settings = super().stream_settings()
-        return replace(settings, batch_size=settings.batch_size + settings.batch_size % 2)
+        """Return the plan's settings with an even batch in every process: one half is pasted into the other."""
+        settings, pairs = super().stream_settings(), 2 * self.context.processes
+        return replace(settings, batch_size=math.ceil(settings.batch_size / pairs) * pairs)
 
     def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, Tensor]]:
         """Yield the loss of two mixtures, each of one part as background and another inside the box."""

@@ -75,7 +75,8 @@ class DualSelfDistillation(Trainer):
         encoder = network.encode(images)
         main = full_resolution(network.decode(encoder))
         encoder, decoder = self.levels(encoder, self._decoder.maps)
-        return main, heads(encoder, "encoder"), heads(decoder, "decoder")
+        logits = heads({"encoder": encoder, "decoder": decoder})
+        return main, logits["encoder"], logits["decoder"]
 
     def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, Tensor]]:
         """Yield label losses of the main output and the decoder's heads, plus distillation in both paths."""
@@ -120,9 +121,9 @@ class Heads(nn.Module):
         name = f"{each.shape[1]}_by_{'_'.join(map(str, factor))}"
         return (name if self.shared else f"{path}_{name}"), factor
 
-    def forward(self, maps: list[Tensor], path: str) -> list[Tensor]:
-        """Return the logits of the maps of a path."""
-        return [self.heads[self.key(each, path)[0]](each) for each in maps]
+    def forward(self, paths: Mapping[str, list[Tensor]]) -> dict[str, list[Tensor]]:
+        """Return the logits of all maps of all paths."""
+        return {path: [self.heads[self.key(each, path)[0]](each) for each in maps] for path, maps in paths.items()}
 
 
 class Head(nn.Module):

@@ -1,0 +1,40 @@
+"""Trainers on the tiny real workspace: whole runs, and set-up trainers without the loop."""
+
+import pytest
+
+from autoseg.raw import make_splits
+from autoseg.training import Trainer, pretrain, train
+from autoseg.training.starting import _Training
+
+NAME = "Dataset004_Hippocampus"
+
+
+@pytest.fixture
+def run(scratch):
+    """Return a function that trains `trainer` and returns the run folder."""
+
+    def carry_out(trainer, configuration="3d_fullres", *, labelled=2, workspace=scratch, **options):
+        options = {"plans_name": "tiny", "device": "cpu", "deterministic": True, "workers": 1} | options
+        if trainer == "masked_autoencoder":
+            return pretrain(NAME, configuration, trainer=trainer, workspace=workspace, **options)[0]
+        return train(NAME, configuration, "0", trainer=trainer, labelled=labelled, workspace=workspace, **options)[0]
+
+    return carry_out
+
+
+@pytest.fixture
+def build(scratch):
+    """Return a function that sets a trainer up on fold 0, on the CPU, without optimisers and loop."""
+
+    def make(trainer, configuration="3d_fullres", *, labelled=2, architecture=None, **settings) -> Trainer:
+        training = _Training(
+            NAME, configuration, "0", trainer, "tiny", architecture, None, settings, None, labelled, None, "cpu", 1, 0,
+            True, False, 1, scratch,
+        )  # fmt: skip
+        splits = make_splits(training.dataset, seed=12345)
+        context = training._context("0", splits, training._open_store(), None)
+        built = training.trainer_class(context, training.settings)
+        built.prepare()
+        return built
+
+    return make
