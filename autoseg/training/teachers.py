@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
-from autoseg.inference.members import load_members
+from autoseg.inference.members import LoadedMember, load_members
 from autoseg.model_folder import MODEL_FILE, read_model
 from autoseg.plans import Configuration, Plans
 from autoseg.plugins import build_network
@@ -50,7 +50,7 @@ def _load_run(folder: Path, workspace_root: Path | None) -> tuple[Configuration,
     return configuration, network
 
 
-def _sees(member: object, pupil: Configuration) -> bool:
+def _sees(member: LoadedMember, pupil: Configuration) -> bool:
     return member.configuration.data_identifier == pupil.data_identifier and member.configuration.dims == pupil.dims
 
 

@@ -15,6 +15,12 @@ SAMPLES = 3  # steps timed per candidate, after one to get going
 AGAIN_SECONDS = 45.0
 
 
+def candidates(device: torch.device) -> list[int]:
+    """Return the thread counts worth timing on a device, the largest first."""
+    most = torch.get_num_threads()
+    return sorted({most, max(1, most // 2)}, reverse=True) if device.type == "cpu" else [most]
+
+
 class ThreadCount:
     """Times the steps of a loop with each candidate in turn, keeps the fastest, and looks again from time to time."""
 

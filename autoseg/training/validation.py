@@ -18,6 +18,7 @@ from autoseg.inference import logits_to_label_map, predict_preprocessed
 from autoseg.raw import read_label, write_label
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.context import RunContext
+from autoseg.training.thread_count import candidates
 from autoseg.training.trainer import Trainer
 
 FOLDER = "validation"
@@ -57,12 +58,23 @@ def seconds_to_validate(trainer: Trainer, device: torch.device) -> float:
     sizes = {case: int(np.prod(context.store.read(case).shape)) for case in cases}
     median = sorted(cases, key=sizes.__getitem__)[len(cases) // 2]
     network = unwrapped(trainer.inference_module())
-    _label_map(median, trainer, network, device)  # the first call warms caches up
+    label = _label_map(median, trainer, network, device)  # the first call warms caches up
+    each = min(_timed(median, trainer, network, device, threads) for threads in candidates(device))
     started = time.monotonic()
-    label = _label_map(median, trainer, network, device)
     _score(median, label, context)
-    each = time.monotonic() - started
+    each += time.monotonic() - started
     return each * sum(sizes.values()) / max(sizes[median], 1) * 1.1 + 0.02 * len(cases)
+
+
+def _timed(case: str, trainer: Trainer, network: nn.Module, device: torch.device, threads: int) -> float:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        started = time.monotonic()
+        _label_map(case, trainer, network, device)
+        return time.monotonic() - started
+    finally:
+        torch.set_num_threads(before)
 
 
 def _validate_case(case: str, trainer: Trainer, network: nn.Module, device: torch.device) -> dict[str, Any]:
