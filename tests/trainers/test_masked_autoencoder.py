@@ -21,8 +21,8 @@ SHRINKING = ((1, 1, 1), *[(2, 2, 2)] * 5)
 def make_spec(features, strides, patch, channels=1):
     stages = len(features)
     return NetworkSpec(
-        dims=len(patch), in_channels=channels, num_outputs=channels, patch_size=patch, strides=strides, features=features,
-        kernel_sizes=((3,) * len(patch),) * stages, blocks_encoder=(1, 3, 4, 6, 6, 6)[:stages],
+        dims=len(patch), in_channels=channels, num_outputs=channels, patch_size=patch, strides=strides,
+        features=features, kernel_sizes=((3,) * len(patch),) * stages, blocks_encoder=(1, 3, 4, 6, 6, 6)[:stages],
         blocks_decoder=(1,) * (stages - 1), deep_supervision=False,
     )  # fmt: skip
 
