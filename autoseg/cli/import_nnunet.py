@@ -36,7 +36,7 @@ def import_nnunet(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Turn a model trained by nnU-Net v2 into a model folder. No code in its checkpoints is run.
+    """Make a model folder of what nnU-Net trained. No code in its checkpoints is run.
 
     \b
     Example:
