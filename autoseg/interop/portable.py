@@ -68,13 +68,15 @@ def export(
     with new_folder(output) as new:
         described = [_write_member(new, member, format) for member in members]
         shutil.copyfile(runner.__file__, new / RUNNER)
-        write_json(new / PIPELINE, {**_pipeline(model, format), "members": described, "checksums": checksums(new)})
+        write_json(
+            new / PIPELINE, {**describe_pipeline(model, format), "members": described, "checksums": checksums(new)}
+        )
     return output
 
 
 def _write_member(root: Path, loaded: LoadedMember, format: str) -> dict[str, Any]:
     """Write the networks of a member and return its description."""
-    configuration, plans = loaded.configuration, loaded.plans
+    configuration = loaded.configuration
     files = []
     for fold, network in zip(loaded.folds, loaded.networks, strict=True):
         log.info("%s, fold %s: to %s", loaded.member.name, fold, format)
@@ -84,6 +86,12 @@ def _write_member(root: Path, loaded: LoadedMember, format: str) -> dict[str, An
         if format == "openvino":
             _to_openvino(stem)
         files.append(stem.name + SUFFIX[format])
+    return describe_member(loaded, files)
+
+
+def describe_member(loaded: LoadedMember, files: Sequence[str]) -> dict[str, Any]:
+    """Return what the runner needs to know of a member whose networks are in `files`."""
+    configuration, plans = loaded.configuration, loaded.plans
     normalization = [
         {"scheme": scheme, "use_mask": use_mask, **values.model_dump()}
         for scheme, use_mask, values in zip(
@@ -138,7 +146,8 @@ def _to_openvino(stem: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _pipeline(model: Model, format: str) -> dict[str, Any]:
+def describe_pipeline(model: Model, format: str) -> dict[str, Any]:
+    """Return what the runner needs to know of the whole model."""
     labels = model.labels
     number = {value: index + 1 for index, value in enumerate(labels.foreground_values)}
     return {
