@@ -51,6 +51,8 @@ def plan_and_train(job, work):
     for configuration in job["configurations"]:
         if "previous_stage" not in plans["configurations"][configuration]:
             DefaultPreprocessor(verbose=False).run(name, configuration, plans["plans_name"], num_processes=1)
+    if not job["steps"]:
+        return
 
     def optimizers(self):  # SGD needs thousands of steps for the first sensible mask
         optimizer = torch.optim.AdamW(self.network.parameters(), 3e-3)

@@ -177,7 +177,7 @@ def test_import_predicts_the_same(trained, mirroring, tmp_path):
     assert all(result.error is None for result in results)
     name = f"{model.name.rpartition('__')[2]}_{'mirroring' if mirroring else 'plain'}"
     theirs = theirs_in_file_axes(work / "predictions" / name, tmp_path)
-    compare(tmp_path / "out", theirs, predictor.model.labels, tolerance=2e-3, share=0.9999)
+    compare(tmp_path / "out", theirs, predictor.model.labels, tolerance=2e-3, share=0.998)
     if mirroring:  # without nnU-Net's rounding of sums to half precision nothing of the difference is left
         theirs = theirs_in_file_axes(work / "predictions" / f"{name}_float32", tmp_path)
         compare(tmp_path / "out", theirs, predictor.model.labels, tolerance=2e-4)
