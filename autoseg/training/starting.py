@@ -117,7 +117,7 @@ class _Training:
             command = "train" if self.trainer_class.needs_labels else "pretrain"
             raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
         store = self._open_store()
-        splits = make_splits(self.dataset, seed=12345)
+        splits = make_splits(self.dataset, workspace=self.workspace)
         folds = parse_folds(self.folds_text, len(splits))
         previous = None
         if self.configuration.previous_stage is not None:
