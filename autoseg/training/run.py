@@ -136,6 +136,11 @@ def _train(
         reserved = seconds_to_validate(trainer, fabric.device) if trainer.needs_labels else 0.0
         # What was trained before a resume counts as trained; what is left of this start's share comes on top.
         left = options.seconds - (time.monotonic() - started) - reserved
+        if left < 0.3 * options.seconds:
+            log.note(
+                f"validating whole cases alone takes about {reserved:.0f} s of the {options.seconds:.0f} s for this "
+                "fold; give more time, or the budget is not kept"
+            )
         budget = state.progress.elapsed + max(left, 0.1 * options.seconds)
     precision = _precision(trainer.settings, context)
     run = Fit(

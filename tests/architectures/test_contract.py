@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from autoseg import plugins
-from autoseg.conformance.architecture import ANISOTROPIC, ISOTROPIC, check, example_spec
+from autoseg.conformance.architecture import ANISOTROPIC, ISOTROPIC, example_spec
 from autoseg.errors import UserError
 from autoseg.planning.memory import parameter_count, trace_training
 
@@ -57,14 +57,6 @@ def as_list(outputs):
 
 def test_the_registry_has_networks():
     assert {"plain_unet", "residual_encoder_unet", "segmamba", "xlstm_unet", "primus"} <= FOUND.keys()
-
-
-@pytest.mark.parametrize("name", sorted(FOUND))
-def test_the_engine_finds_it_conforming(name):
-    architecture = architecture_of(name)
-    findings = list(check(FOUND[name], architecture))
-    assert len(findings) > 10 * len(architecture.dims)
-    assert not [f"{finding.check}: {finding.message}" for finding in findings if not finding.ok]
 
 
 @every

@@ -104,7 +104,8 @@ def test_a_time_budget_is_kept(scratch):
     (folder,) = run(scratch, deterministic=False, time_budget=12.0)
     assert time.monotonic() - started < 12.0 * 1.05 + 2.0  # on a machine that does other things, too
     steps = [event for event in read_events(folder / "log.jsonl") if event["event"] == "step"]
-    assert steps[-1]["progress"] == 1.0
+    assert steps[-1]["progress"] > 0.9
+    assert read_json(folder / "run.json")["status"] == "finished"
 
 
 def test_an_unknown_plan_and_an_unprocessed_configuration_are_told(scratch):
