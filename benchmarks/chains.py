@@ -74,13 +74,18 @@ def run_chain(name: str, chain: Chain, workspace: Path, seconds: int) -> list[di
 
     def command(*arguments: str) -> None:
         started = time.monotonic()
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore", "AUTOSEG_WORKSPACE": str(home)}
         done = subprocess.run(
             [sys.executable, "-m", "autoseg.cli", *arguments],
-            capture_output=True, text=True, check=False, env={**os.environ, "PYTHONWARNINGS": "ignore", "AUTOSEG_WORKSPACE": str(home)},
-        )  # fmt: skip
-        rows.append({"chain": name, "command": " ".join(arguments[:3]), "exit": done.returncode,
-                     "seconds": round(time.monotonic() - started, 1),
-                     "last line": (done.stderr if done.returncode else done.stdout).strip().splitlines()[-1:]})  # fmt: skip
+            capture_output=True,
+            text=True,
+            check=False,
+            env=environment,
+        )
+        said = done.stderr if done.returncode else done.stdout
+        row = {"chain": name, "command": " ".join(arguments[:3]), "exit": done.returncode}
+        row |= {"seconds": round(time.monotonic() - started, 1), "last line": said.strip().splitlines()[-1:]}
+        rows.append(row)
         print(json.dumps(rows[-1]), flush=True)
         if done.returncode:
             print(done.stderr[-3000:], flush=True)
