@@ -7,7 +7,9 @@ A job names a work folder, which holds raw/ and receives preprocessed/, results/
 
 import json
 import os
+import shutil
 import sys
+from functools import lru_cache, partial
 from pathlib import Path
 
 
@@ -53,6 +55,7 @@ def plan_and_train(job, work):
             DefaultPreprocessor(verbose=False).run(name, configuration, plans["plans_name"], num_processes=1)
     if not job["steps"]:
         return
+    shutil.copytree(work / "raw" / name / "labelsTr", preprocessed / "gt_segmentations")
 
     def optimizers(self):  # SGD needs thousands of steps for the first sensible mask
         optimizer = torch.optim.AdamW(self.network.parameters(), 3e-3)
@@ -60,7 +63,7 @@ def plan_and_train(job, work):
 
     nnUNetTrainer.configure_optimizers = optimizers
     os.environ.update(nnUNet_n_proc_DA="0")  # batches are made in this process
-    for configuration in job["configurations"]:
+    for configuration in job["train"]:
         for fold in job["folds"]:
             trainer = nnUNetTrainer(
                 {**plans, "continue_training": False}, configuration, fold, description, torch.device("cpu")
@@ -75,12 +78,17 @@ def plan_and_train(job, work):
 
 def predict(job, work):
     import torch
-    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.inference import predict_from_raw_data as theirs
 
-    half = torch.half
+    half, gaussian = torch.half, theirs.compute_gaussian
     for task in job["predict"]:
-        torch.half = torch.float32 if task["float32"] else half  # nnunetv2 adds up tiles in half precision
-        predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=task["mirroring"], allow_tqdm=False)
+        if task["float32"]:  # nnunetv2 weighs and adds up tiles in half precision
+            torch.half, theirs.compute_gaussian = torch.float32, lru_cache(partial(gaussian, dtype=torch.float32))
+        else:
+            torch.half, theirs.compute_gaussian = half, gaussian
+        predictor = theirs.nnUNetPredictor(
+            device=torch.device("cpu"), use_mirroring=task["mirroring"], allow_tqdm=False
+        )
         predictor.initialize_from_trained_model_folder(str(work / task["model"]), task["folds"])
         previous = str(work / task["previous"]) if task.get("previous") else None
         predictor.predict_from_files(

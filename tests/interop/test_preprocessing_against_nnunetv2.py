@@ -48,7 +48,7 @@ def theirs(request, nnunetv2, shared, tmp_path_factory):
     nnunetv2(
         {
             "work": work, "dataset": name, "residual": False, "plans": {}, "configurations": SETS[name], "steps": 0,
-            "folds": [], "predict": [],
+            "train": [], "folds": [], "predict": [],
         }
     )  # fmt: skip
     return raw, work / "preprocessed" / name
