@@ -24,10 +24,23 @@ def need(format):
         pytest.importorskip(name)
 
 
+@pytest.fixture(scope="module")
+def exported(hippocampus, tmp_path_factory):
+    """Return a function that exports one fold, once per format."""
+    folders = {}
+
+    def of(format):
+        if format not in folders:
+            need(format)
+            folders[format] = export(hippocampus, tmp_path_factory.mktemp(format) / "e", format=format, folds=[0])
+        return folders[format]
+
+    return of
+
+
 @pytest.mark.parametrize("format", NEEDED)
-def test_runner_equals_torch(format, hippocampus, hippocampus_images, reference, tmp_path):
-    need(format)
-    folder = export(hippocampus, tmp_path / "exported", format=format, folds=[0])
+def test_runner_equals_torch(format, exported, hippocampus, hippocampus_images, reference, tmp_path):
+    folder = exported(format)
     Predictor.load(hippocampus, device="cpu", folds=[0], mirroring=False).predict_folder(
         hippocampus_images, tmp_path / "torch"
     )
@@ -44,21 +57,20 @@ def test_runner_equals_torch(format, hippocampus, hippocampus_images, reference,
         assert agreement(label, read(reference / "predictions_fold_0_no_mirroring" / file.name)) >= 0.999
 
 
-def test_what_is_written(hippocampus, tmp_path):
-    need("onnx")
-    folder = export(hippocampus, tmp_path / "exported", folds=[1])
+def test_what_is_written(hippocampus, exported):
+    folder = exported("onnx")
     content = json.loads((folder / "pipeline.json").read_text())
-    assert sorted(content["checksums"]) == ["3d_fullres_fold_1.onnx", "run.py"]
+    assert sorted(content["checksums"]) == ["3d_fullres_fold_0.onnx", "run.py"]
     [member] = content["members"]
     assert (member["patch_size"], member["mirror_axes"]) == ([40, 56, 40], [0, 1, 2])
     assert member["normalization"][0]["scheme"] == "zscore"
     assert content["labels"]["outputs"] == ["background", "Anterior", "Posterior"]
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / "3d_fullres_fold_1.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / "3d_fullres_fold_0.onnx", providers=["CPUExecutionProvider"])
     batch = np.random.default_rng(0).normal(size=(3, 1, 40, 56, 40)).astype(np.float32)
     [logits] = session.run(["logits"], {"image": batch})  # any batch size
-    network = Predictor.load(hippocampus, device="cpu", folds=[1]).members[0].networks[0]
+    network = Predictor.load(hippocampus, device="cpu", folds=[0]).members[0].networks[0]
     import torch
 
     with torch.no_grad():
