@@ -97,7 +97,10 @@ class Predictor:
         save_probabilities: bool = False,
         uncertainty: bool = False,
     ) -> Prediction:
-        """Segment an image (C, Z, Y, X) of given spacing (z, y, x) in mm; a 2D image has one slice."""
+        """Segment an image (C, Z, Y, X) of given spacing (z, y, x) in mm; a 2D image has one slice.
+
+        Of a model with `orientation` "ras" the axes must be up, front and right; `predict_folder` sees to that.
+        """
         prepared = self.prepare(image, spacing)
         return self.predict_prepared(prepared, save_probabilities=save_probabilities, uncertainty=uncertainty)
 
