@@ -6,8 +6,10 @@ min(1 - 1/(n + 1), decay) after step n, teacher predicts. Deviations: the error 
 taken on unlabelled patches only; both networks see one augmented patch with noise of their own (as Yu et al. 2019,
 arXiv:1907.07034), since segmentations must stay aligned; the ramp-up is a share of the run.
 
-Run: `autoseg train DATA 3d_fullres 0 --trainer mean_teacher --labelled 10`, or with images in `imagesUn`. Expected:
-three to four times the cost of a step of `supervised` at the same batch size; better than it with the same few labels.
+Run: `autoseg train DATA 3d_fullres 0 --trainer mean_teacher --labelled 10`, or with images in `imagesUn`. Expected: one
+and a half to two and a half times the time of `supervised`. Measured on hippocampus, 3 labelled of 24 cases, 6
+validation cases, tiny network, 800 steps, two seeds: Dice 0.804 and 0.836, `supervised` 0.799 and 0.832; after 250
+steps it is behind (0.785, 0.803), and ten times the consistency makes it much worse (0.69).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ class MeanTeacher(Trainer):
     """Semi-supervised: a moving average of the network teaches it on unlabelled cases, by consistency."""
 
     teacher_decay: float = 0.99  # of the moving average
-    consistency: float = 10.0  # largest weight of the consistency loss
+    consistency: float = 1.0  # largest weight of the consistency loss
     ramp_up: float = 0.4  # share of the run in which that weight rises
     noise: float = 0.1  # standard deviation of the noise on unlabelled patches, cut at twice that
     predicts: Literal["teacher", "student"] = "teacher"
