@@ -45,7 +45,10 @@ class Prefetcher:
         self._device = device
         self._step = start  # of the next batch to be handed out
         self._pending: deque[Future[Batch]] = deque()
-        self._pool = ThreadPoolExecutor(threads, "autoseg-batches", initializer=_one_thread) if threads > 0 else None
+        # A thread takes its number of OpenMP threads from the last one set anywhere, at its first use of torch: the
+        # calling thread must have its own before the threads of the pool, which use one, set theirs.
+        torch.get_num_threads()
+        self._pool = ThreadPoolExecutor(threads, "autoseg-batches") if threads > 0 else None
         self._closed = False
         if self._pool is not None:
             for ahead in range(max(1, depth)):
@@ -91,11 +94,3 @@ class Prefetcher:
     def _cases_of(self, step: int) -> tuple[str, ...]:
         tell = getattr(self._stream, "cases_of", None)
         return tuple(tell(step)) if tell is not None else ()
-
-
-def _one_thread() -> None:
-    """Keep the operations of this thread on one core, beside those of the network, which take all of them.
-
-    The number is a thread's own in PyTorch; two teams on the same cores would wait for each other in turns.
-    """
-    torch.set_num_threads(1)

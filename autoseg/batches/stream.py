@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -71,7 +72,8 @@ class PatchStream:
 
     def batch(self, step: int, device: torch.device | str = "cpu") -> Batch:
         """Return the augmented batch of a step on a device."""
-        return self.augment(self.cut(step), step, device)
+        with one_thread():
+            return self.augment(self.cut(step), step, device)
 
     def cases_of(self, step: int) -> tuple[str, ...]:
         """Return the ids of the cases of a step without reading them."""
@@ -241,6 +243,21 @@ class PatchStream:
     @cached_property
     def _channels(self) -> int:
         return len(self.store.read(self.cases[0]).image((slice(0, 1),) * 3))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keep the operations of the calling thread on one core.
+
+    Sums and vectorised functions change their last bits with the number of threads, and a batch must not; beside the
+    network, whose threads take all cores, further teams would only wait for each other. The number is a thread's own.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _middle(settings: StreamSettings) -> tuple[int, ...]:

@@ -48,6 +48,15 @@ TimeBudget = Annotated[
         help="Time for the whole command, such as 90s, 10m or 1h30m.",
     ),
 ]
+RunName = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        metavar="NAME",
+        help="Keep the runs under this name, beside other runs of the same trainer.",
+        show_default=False,
+    ),
+]
 PlansName = Annotated[str, typer.Option("--plans", metavar="NAME", help="Name of the plans.")]
 Settings = Annotated[
     list[str] | None,

@@ -17,6 +17,7 @@ from autoseg.cli.options import (
     Processes,
     Recipe,
     Restart,
+    RunName,
     Seed,
     Settings,
     TimeBudget,
@@ -46,6 +47,7 @@ def pretrain(
     deterministic: Deterministic = False,
     workers: Workers = None,
     restart: Restart = False,
+    name: RunName = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     debug: Debug = False,
@@ -74,6 +76,7 @@ def pretrain(
         deterministic=deterministic,
         workers=workers,
         restart=restart,
+        name=name,
         workspace=workspace,
     )
     echo_runs(runs, json=json)

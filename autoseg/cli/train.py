@@ -18,6 +18,7 @@ from autoseg.cli.options import (
     Processes,
     Recipe,
     Restart,
+    RunName,
     Seed,
     Settings,
     TimeBudget,
@@ -64,6 +65,7 @@ def train(
     deterministic: Deterministic = False,
     workers: Workers = None,
     restart: Restart = False,
+    name: RunName = None,
     workspace: WorkspaceFolder = None,
     json: Json = False,
     debug: Debug = False,
@@ -95,6 +97,7 @@ def train(
         deterministic=deterministic,
         workers=workers,
         restart=restart,
+        name=name,
         workspace=workspace,
     )
     echo_runs(runs, json=json)

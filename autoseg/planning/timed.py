@@ -20,6 +20,7 @@ from autoseg.planning.budget import (
     folds_of,
     short_training,
     training_seconds,
+    validation_seconds,
 )
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.memory import Untraceable
@@ -29,6 +30,7 @@ from autoseg.planning.resources import GIB, Resources
 from autoseg.planning.topology import Topology
 from autoseg.planning.traced import TracedPlanner
 from autoseg.plans import NetworkSpec, Plans, TrainingPlan
+from autoseg.training.recipe import short_recipe
 
 UNET_BYTES = 16  # per element of nnU-Net's feature-map sum, at most: a plain U-Net's training step in fp32 takes 11
 
@@ -72,9 +74,9 @@ class TimedPlanner(TracedPlanner):
         def sized_for(rung: Rung) -> Sized:
             return self._for_rung(rung, spacing, median, frame)
 
-        def time_of(rung: Rung) -> float | None:
+        def steps_of(rung: Rung) -> float | None:
             sized = sized_for(rung)
-            return self._time(sized, frame).seconds if self._fits(sized, frame) else None
+            return self._steps(sized, frame) if self._fits(sized, frame) else None
 
         def cost_of(rung: Rung) -> float:
             sized = sized_for(rung)
@@ -82,8 +84,7 @@ class TimedPlanner(TracedPlanner):
 
         self._rungs[dims] = climb(
             LADDERS[dims],
-            training_seconds(self._budget(frame), frame.cases),
-            time_of,
+            steps_of,
             cost_of,
             wanted_steps=self.wanted_steps,
             fewest_steps=self.fewest_steps,
@@ -102,9 +103,8 @@ class TimedPlanner(TracedPlanner):
         if not self._timed:
             return super().training(sized, frame)
         step = self._time(sized, frame)
-        steps = int(training_seconds(self._budget(frame), frame.cases) / step.seconds)
         return short_training(
-            max(1, min(steps, self.most_steps)),
+            max(1, min(int(self._steps(sized, frame)), self.most_steps)),
             seconds_per_fold=self.seconds_per_fold(frame),
             precision=step.precision if frame.resources.device == "cpu" else "auto",
         )
@@ -117,7 +117,8 @@ class TimedPlanner(TracedPlanner):
             notes.append(
                 f"Planned for {self._budget(frame) / 60:.0f} minutes of training per configuration, shared by {folds} "
                 f"folds, on {frame.resources.workers} cores ({frame.resources.device}): steps were timed here, and "
-                f"network, patch and batch are the largest that leave {self.wanted_steps} steps per fold."
+                f"network, patch and batch are the largest that leave {self.wanted_steps} steps per fold, else the "
+                "smallest."
             )
         return notes
 
@@ -136,6 +137,17 @@ class TimedPlanner(TracedPlanner):
 
         topology = rules.search_patch(spacing, median, too_large, min_edge=self.min_edge)
         return Sized(tuple(map(float, spacing)), tuple(map(float, median)), network(topology), rung.batch_size)
+
+    def _steps(self, sized: Sized, frame: Frame) -> float:
+        """Return how many steps there is time for in a fold, beside the validation of its held-out cases."""
+        step = self._time(sized, frame).seconds
+        median = sized.median if len(sized.median) == 3 else (frame.median[0], *sized.median)
+        mirrored = bool(short_recipe(int(training_seconds(self._budget(frame), frame.cases) / step))["mirror"])
+        validation = validation_seconds(
+            step, sized.batch_size, sized.spec.patch_size, median, frame.cases,
+            mirrors=2 ** len(sized.spec.patch_size) if mirrored else 1,
+        )  # fmt: skip
+        return training_seconds(self._budget(frame), frame.cases, validation) / step
 
     def _time(self, sized: Sized, frame: Frame) -> StepTime:
         key = (sized.spec.model_dump_json(), sized.batch_size)

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import lightning_fabric
 import torch
@@ -72,9 +73,11 @@ def fit(run: Fit) -> None:
         )
         for name, stream in streams.items()
     }
+    threads = torch.get_num_threads()
     try:
         _loop(run, feeders)
     finally:
+        torch.set_num_threads(threads)
         for feeder in feeders.values():
             feeder.close()
 
@@ -87,7 +90,7 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
     threads = ThreadCount(torch.get_num_threads()) if run.adapts_threads else None
     for module in trainer.modules.values():
         module.train()
-    while (progress := clock.progress(state.step)) < 1.0:
+    while (progress := _agreed(run, clock.progress(state.step))) < 1.0:
         torch.manual_seed(seed_for(trainer.context.seed, f"step/{trainer.context.rank}", state.step))
         trainer.step = state.step
         _set_rates(run, progress)
@@ -107,15 +110,21 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
             run.observer.observe(state, clock, run.log)
             if trainer.stop_on_collapse:
                 check_not_blind(state.blind_validations, progress)
-        if run.stop.asked or time.monotonic() - last_saved > trainer.checkpoint_minutes * 60:
+        asked = _agreed(run, run.stop.asked)
+        if asked or time.monotonic() - last_saved > trainer.checkpoint_minutes * 60:
             ticker.report(progress)
             run.save()
             last_saved = time.monotonic()
-        if run.stop.asked:
+        if asked:
             ticker.close()
-            raise Interrupted(f"stopped by {run.stop.asked} at step {state.step}; the checkpoint is complete")
+            raise Interrupted(f"stopped by {asked} at step {state.step}; the checkpoint is complete")
     ticker.report(1.0)
     ticker.close()
+
+
+def _agreed(run: Fit, value: Any) -> Any:
+    """Return the first process's value in every process: clocks differ, and all must end at the same step."""
+    return value if run.trainer.context.processes == 1 else run.fabric.broadcast(value)
 
 
 def _optimise(run: Fit, losses: Iterator[tuple[str, torch.Tensor]]) -> Iterator[torch.Tensor]:

@@ -26,9 +26,9 @@ class Observer:
     It reads weights only, so it never changes what is trained.
     """
 
-    def __init__(self, trainer: Trainer, device: torch.device):
-        cases = [c for c in trainer.context.validation_cases if trainer.context.store.read(c).labelled]
-        self.cases = cases[: trainer.observed_cases]
+    def __init__(self, trainer: Trainer, device: torch.device, *, cases: int, step_size: float = 0.5):
+        labelled = [c for c in trainer.context.validation_cases if trainer.context.store.read(c).labelled]
+        self.cases, self.step_size = labelled[:cases], step_size
         self.trainer, self.device = trainer, device
         self._seconds = 0.0  # what the last observation took
         self._next_elapsed = 0.0
@@ -67,7 +67,7 @@ class Observer:
         network = unwrapped(self.trainer.inference_module())
         logits = predict_preprocessed(
             [network], torch.from_numpy(stored.image()), context.configuration, device=self.device,
-            precision=self.trainer.precision, previous_label=previous,
+            step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,
         )  # fmt: skip
         predicted = decide(logits.cpu(), labels)
         reference = stored.label().clip(min=0)

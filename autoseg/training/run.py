@@ -21,6 +21,7 @@ from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
 from autoseg.training.context import RunContext
+from autoseg.training.identity import identity
 from autoseg.training.log import RunLog, read_run, write_run
 from autoseg.training.loop import Fit, fit
 from autoseg.training.observing import Observer
@@ -29,9 +30,11 @@ from autoseg.training.setting_up import make_fabric, parameter_count, set_up
 from autoseg.training.settings import Setting
 from autoseg.training.stopping import StopRequest
 from autoseg.training.trainer import Trainer
-from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, seconds_to_validate, validate
+from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, validate
+from autoseg.training.validation_plan import STEP_SIZES, ValidationPlan, plan_validation
 
 PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
+LARGEST_OBSERVATION = 0.06  # of a fold's time that predicting the observed cases once may take
 logger = logging.getLogger("autoseg.training")
 
 
@@ -130,18 +133,19 @@ def _train(
     options: RunOptions, started: float,
 ) -> None:  # fmt: skip
     context = trainer.context
-    observer = Observer(trainer, fabric.device) if trainer.needs_labels and context.rank == 0 else None
-    budget = None
+    budget, planned, observed = None, ValidationPlan(), trainer.observed_cases
     if options.seconds is not None:
-        reserved = seconds_to_validate(trainer, fabric.device) if trainer.needs_labels else 0.0
+        if trainer.needs_labels:
+            planned = plan_validation(trainer, fabric.device, options.seconds)
+            observed = min(observed, planned.observable(LARGEST_OBSERVATION * options.seconds))
+            _tell(planned, observed, options.seconds, log)
         # What was trained before a resume counts as trained; what is left of this start's share comes on top.
-        left = options.seconds - (time.monotonic() - started) - reserved
-        if left < 0.3 * options.seconds:
-            log.note(
-                f"validating whole cases alone takes about {reserved:.0f} s of the {options.seconds:.0f} s for this "
-                "fold; give more time, or the budget is not kept"
-            )
+        left = options.seconds - (time.monotonic() - started) - planned.seconds
         budget = state.progress.elapsed + max(left, 0.1 * options.seconds)
+    _record(context, validation_step_size=planned.step_size)
+    observer = None
+    if trainer.needs_labels and context.rank == 0:
+        observer = Observer(trainer, fabric.device, cases=observed, step_size=planned.step_size)
     precision = _precision(trainer.settings, context)
     run = Fit(
         trainer, fabric, dict(state.optimizers), state.progress, Clock(trainer.steps, budget, state.progress.elapsed),
@@ -153,11 +157,24 @@ def _train(
     run.save()
 
 
+def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog) -> None:
+    """Say what the time budget does to validation."""
+    if planned.step_size > STEP_SIZES[0]:
+        log.note(f"whole-case validation takes tiles {planned.step_size:g} of a patch apart, to keep the time budget")
+    if observed == 0:
+        log.note("no validation case is predicted during training: the time budget is too small for that")
+    if planned.seconds > 0.7 * seconds:
+        log.note(
+            f"validating whole cases alone takes about {planned.seconds:.0f} s of the {seconds:.0f} s for this fold: "
+            "the budget will not be kept; give more time, or plan for less: autoseg plan-and-preprocess --time-budget"
+        )
+
+
 def _finish(trainer: Trainer, fabric: lightning_fabric.Fabric, progress: Progress, log: RunLog, started: float) -> None:
     context = trainer.context
     result: dict[str, Any] = {}
     if trainer.needs_labels and context.validation_cases:
-        summary = validate(trainer, fabric.device)
+        summary = validate(trainer, fabric.device, step_size=read_run(context.folder).get("validation_step_size", 0.5))
         result = {"foreground_dice": mean_dice(summary), **summary["foreground_mean"],
                   "failed": sorted(summary.get("failed", {}))}  # fmt: skip
     seconds = round(progress.elapsed, 1)
@@ -180,10 +197,12 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         context,
         dataset=context.dataset.name,
         trainer=options.trainer_name,
+        method=options.trainer_reference,
         plans_name=context.plans.plans_name,
         configuration=context.configuration.name,
         fold=context.fold,
         status="running",
+        identity=identity(context, trainer.settings, options.pretrained),
         settings=settings,
         train_cases=list(context.training_cases),
         validation_cases=list(context.validation_cases),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ from autoseg.store import CaseStore
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext
 from autoseg.training.folds import parse_folds
+from autoseg.training.identity import check_same_run, identity
 from autoseg.training.recipe import ADAPTIVE_BELOW, SHORT_BELOW, short_recipe
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.settings import Setting, read_recipe, resolve_settings
@@ -49,18 +51,21 @@ def train(
     restart: bool = False,
     workers: int | None = None,
     workspace: str | Path | Workspace | None = None,
+    name: str | None = None,
 ) -> list[Path]:
     """Train folds of a configuration; returns the run folders.
 
     `folds`: "0", "0,2", "0-4", "cv" (every fold) or "all" (one run on every case). `time_budget` in seconds covers the
     whole call and is shared equally among its runs. `labelled`: only so many training cases keep their labels, chosen
     by seed; the others count as unlabelled. Finished runs are left as they are and stopped ones go on, unless
-    `restart`. With `deterministic` the same seed gives the same bits, and time budgets only bound the planned steps.
+    `restart`; a run of other settings, seed or data in the same place is a UserError. `name` keeps the runs under that
+    name instead of the trainer's, so that several can stand side by side. With `deterministic` the same seed gives the
+    same bits, and time budgets only bound the planned steps.
     Raises UserError for wrong use, Interrupted after Ctrl-C or SIGTERM.
     """
     return _Training(
         dataset, configuration, folds, trainer, plans_name, architecture, pretrained, dict(settings or {}), recipe,
-        labelled, time_budget, device, processes, seed, deterministic, restart, workers, workspace,
+        labelled, time_budget, device, processes, seed, deterministic, restart, workers, workspace, name,
     ).run(needs_labels=True)  # fmt: skip
 
 
@@ -81,11 +86,12 @@ def pretrain(
     restart: bool = False,
     workers: int | None = None,
     workspace: str | Path | Workspace | None = None,
+    name: str | None = None,
 ) -> list[Path]:
     """Train a method that needs no labels on every image of a data set; returns its run folder, for `pretrained`."""
     return _Training(
         dataset, configuration, "all", trainer, plans_name, architecture, None, dict(settings or {}), recipe, None,
-        time_budget, device, processes, seed, deterministic, restart, workers, workspace,
+        time_budget, device, processes, seed, deterministic, restart, workers, workspace, name,
     ).run(needs_labels=False)  # fmt: skip
 
 
@@ -96,7 +102,7 @@ class _Training:
         self, dataset: str | Path, configuration: str, folds: str, trainer: str, plans_name: str,
         architecture: str | None, pretrained: Path | None, settings: dict[str, Any], recipe: Path | None,
         labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
-        restart: bool, workers: int | None, workspace: str | Path | Workspace | None,
+        restart: bool, workers: int | None, workspace: str | Path | Workspace | None, name: str | None,
     ):  # fmt: skip
         self.started = time.monotonic()
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
@@ -108,6 +114,7 @@ class _Training:
         self.settings = self._resolve(settings, recipe, time_budget)
         self.device = choose_device(device)
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
+        self.name = None if name is None else _checked_name(name)
         self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained
         self.threads = max(1, min(workers if workers is not None else available_cores(), 16))
 
@@ -124,14 +131,14 @@ class _Training:
             previous = ensure_previous_stage(
                 self.dataset, self.plans, self.configuration, store, self.workspace, self.experiment_trainer
             )
+        contexts = [self._context(fold, splits, store, previous) for fold in folds]
+        for context in contexts:
+            self._make_place(context)
         finished = []
         seconds = None if self.time_budget is None else self.time_budget / len(folds)
-        for position, fold in enumerate(folds):
-            context = self._context(fold, splits, store, previous)
-            if self.restart and context.folder.exists():
-                shutil.rmtree(context.folder)
+        for position, context in enumerate(contexts):
             if is_finished(context.folder):
-                logger.info("fold %s is finished already: %s", fold, context.folder)
+                logger.info("fold %s is finished already: %s", context.fold, context.folder)
             else:
                 if seconds is not None and position == 0:  # the set-up of the whole call counts, too
                     seconds = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
@@ -139,9 +146,17 @@ class _Training:
             finished.append(context.folder)
         return finished
 
+    def _make_place(self, context: RunContext) -> None:
+        """Make sure that what lies in the run's folder is this run, or nothing."""
+        if self.restart and context.folder.exists():
+            shutil.rmtree(context.folder)
+        check_same_run(context.folder, identity(context, self.settings, self.pretrained))
+
     @property
     def experiment_trainer(self) -> str:
         """Return the name under which runs are kept: the trainer, and the architecture where it is not the plan's."""
+        if self.name is not None:
+            return self.name
         planned = self.plans.configurations[self.configuration.name].architecture
         architecture = self.configuration.architecture
         return self.found.name if architecture == planned else f"{self.found.name}-{Path(architecture).stem}"
@@ -232,6 +247,12 @@ class _Training:
             pretrained=self.pretrained,
             threads=self.threads,
         )
+
+
+def _checked_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--name {name!r} cannot be the name of a folder", mend="use letters, digits, '_', '-' and '.'")
+    return name
 
 
 def choose_labelled(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +16,13 @@ from autoseg.inference import logits_to_label_map, predict_preprocessed
 from autoseg.raw import read_label, write_label
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.context import RunContext
-from autoseg.training.thread_count import candidates
 from autoseg.training.trainer import Trainer
 
 FOLDER = "validation"
 SUMMARY = "summary.json"
 
 
-def validate(trainer: Trainer, device: torch.device) -> dict[str, Any]:
+def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5) -> dict[str, Any]:
     """Predict, write and score every validation case that has a label; returns the summary and writes it."""
     context = trainer.context
     network = unwrapped(trainer.inference_module())
@@ -34,7 +31,7 @@ def validate(trainer: Trainer, device: torch.device) -> dict[str, Any]:
     failures = []
     for case in tqdm(cases, desc=f"fold {context.fold}: validation", unit="case", leave=False, disable=None):
         try:
-            scores[case] = _validate_case(case, trainer, network, device)
+            scores[case] = _validate_case(case, trainer, network, device, step_size)
         except UserError as error:
             failures.append(CaseError(case, "validation", str(error)))
     summary = summarize(scores)
@@ -49,56 +46,31 @@ def labelled_cases(context: RunContext) -> list[str]:
     return [case for case in context.validation_cases if context.case(case).label is not None]
 
 
-def seconds_to_validate(trainer: Trainer, device: torch.device) -> float:
-    """Return an estimate of what `validate` will take, from predicting one case of median size."""
+def _validate_case(
+    case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float
+) -> dict[str, Any]:
     context = trainer.context
-    cases = labelled_cases(context)
-    if not cases:
-        return 0.0
-    sizes = {case: int(np.prod(context.store.read(case).shape)) for case in cases}
-    median = sorted(cases, key=sizes.__getitem__)[len(cases) // 2]
-    network = unwrapped(trainer.inference_module())
-    label = _label_map(median, trainer, network, device)  # the first call warms caches up
-    each = min(_timed(median, trainer, network, device, threads) for threads in candidates(device))
-    started = time.monotonic()
-    _score(median, label, context)
-    each += time.monotonic() - started
-    return each * sum(sizes.values()) / max(sizes[median], 1) * 1.1 + 0.02 * len(cases)
-
-
-def _timed(case: str, trainer: Trainer, network: nn.Module, device: torch.device, threads: int) -> float:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        started = time.monotonic()
-        _label_map(case, trainer, network, device)
-        return time.monotonic() - started
-    finally:
-        torch.set_num_threads(before)
-
-
-def _validate_case(case: str, trainer: Trainer, network: nn.Module, device: torch.device) -> dict[str, Any]:
-    context = trainer.context
-    predicted = _label_map(case, trainer, network, device)
+    predicted = _label_map(case, trainer, network, device, step_size)
     _, geometry = read_label(context.case(case).label)
     write_label(validated_file(context.folder, case, context.dataset.file_ending),
                 context.dataset.labels.to_raw(predicted), geometry)  # fmt: skip
-    return _score(case, predicted, context)
+    return score(case, predicted, context)
 
 
-def _label_map(case: str, trainer: Trainer, network: nn.Module, device: torch.device) -> np.ndarray:
+def _label_map(case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float) -> np.ndarray:
     """Return the predicted internal label map (Z, Y, X) on the original grid."""
     context = trainer.context
     stored = context.store.read(case)
     previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
     logits = predict_preprocessed(
         [network], torch.from_numpy(stored.image()), context.configuration, mirror_axes=trainer.mirror_axes(),
-        device=device, precision=trainer.precision, previous_label=previous,
+        device=device, step_size=step_size, precision=trainer.precision, previous_label=previous,
     )  # fmt: skip
     return logits_to_label_map(logits, stored.properties, context.plans, context.configuration, trainer.labels)
 
 
-def _score(case: str, predicted: np.ndarray, context: RunContext) -> dict[str, Any]:
+def score(case: str, predicted: np.ndarray, context: RunContext) -> dict[str, Any]:
+    """Return the scores of a predicted internal label map (Z, Y, X) on the original grid, per label and region."""
     raw = context.case(case)
     label, geometry = read_label(raw.label)
     labels = context.dataset.labels
@@ -115,8 +87,3 @@ def validated_file(run_folder: Path, case: str, file_ending: str) -> Path:
 def mean_dice(summary: dict[str, Any]) -> float | None:
     """Return the foreground mean Dice of a summary."""
     return summary["foreground_mean"].get("dice")
-
-
-def missing(cases: Sequence[str], run_folder: Path, file_ending: str) -> list[str]:
-    """Return the cases whose validated label map is not there."""
-    return [case for case in cases if not validated_file(run_folder, case, file_ending).exists()]

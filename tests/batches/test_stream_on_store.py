@@ -52,3 +52,14 @@ def test_batches_of_real_cases(store, labels, patch, cache):
     assert torch.equal(again.image, batches[5].image)
     assert torch.equal(again.previous, batches[5].previous)
     assert not torch.equal(again.previous, torch.zeros_like(again.previous))
+
+
+def test_the_number_of_threads_does_not_change_a_bit(store, labels):
+    stream = PatchStream(store, store.cases, labels, StreamSettings((40, 56, 40), 4), seed=1, name="train")
+    before, images = torch.get_num_threads(), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        images.append([stream.batch(step).image for step in range(10)])
+        assert torch.get_num_threads() == threads
+    torch.set_num_threads(before)
+    assert all(torch.equal(one, two) for one, two in zip(*images, strict=True))

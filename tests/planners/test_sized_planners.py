@@ -123,7 +123,8 @@ def test_a_cpu_plan_fits_its_time(made_up_clock):
     for configuration in plans.configurations.values():
         recipe, spec = configuration.training, configuration.network
         step = 1e-9 * configuration.batch_size * plain_feature_map_sum(spec, 3)
-        assert recipe.steps == int(204 / step) or recipe.steps == 250_000
+        # 240 s for a fold, a tenth of it start-up; validating its 40 cases takes up to 35 %.
+        assert (240 * 0.55 < recipe.steps * step < 240 * 0.9) or recipe.steps == 250_000
         assert recipe.steps >= 1500
         assert (configuration.architecture, recipe.optimizer, recipe.time_budget) == ("plain_unet", "adamw", 240)
     assert plans.configuration("3d_fullres").patch_size == (40, 56, 40)
@@ -181,7 +182,7 @@ def test_few_cases_mean_fewer_folds(made_up_clock):
     fingerprint = make_fingerprint((1, 1, 1), (36, 50, 35), cases=2)
     full = make_plans("auto", fingerprint, Resources("cpu", 16.0, 1200.0), wanted=["3d_fullres"])
     assert full.configuration("3d_fullres").training.time_budget == 600
-    assert training_seconds(1200, 2) == pytest.approx(510)
+    assert training_seconds(1200, 2) == pytest.approx(540)
 
 
 @pytest.mark.parametrize("fields", [{"memory_gib": 0.0}, {"time_budget": -1.0}, {"time_budget": float("nan")}])

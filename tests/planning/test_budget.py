@@ -2,7 +2,7 @@
 
 import pytest
 
-from autoseg.planning.budget import LADDERS, Rung, climb, folds_of, short_training, training_seconds
+from autoseg.planning.budget import LADDERS, Rung, climb, folds_of, short_training, training_seconds, validation_seconds
 
 LADDER = (Rung(8, 1000, 2), Rung(16, 1000, 2), Rung(32, 1000, 2), Rung(32, 4000, 2))
 
@@ -15,11 +15,11 @@ def reached(seconds, *, unit=1e-6, limit=None):
     """Climb with a step time proportional to the cost; returns the rung and the rungs that were timed."""
     timed = []
 
-    def time_of(rung):
+    def steps_of(rung):
         timed.append(rung)
-        return None if limit and cost_of(rung) > limit else unit * cost_of(rung)
+        return None if limit and cost_of(rung) > limit else seconds / (unit * cost_of(rung))
 
-    rung = climb(LADDER, seconds, time_of, cost_of, wanted_steps=1000, fewest_steps=500, smallest_patch=100)
+    rung = climb(LADDER, steps_of, cost_of, wanted_steps=1000, fewest_steps=500, smallest_patch=100)
     return rung, timed
 
 
@@ -49,7 +49,17 @@ def test_memory_ends_the_climb():
 
 def test_folds_share_the_time():
     assert [folds_of(cases) for cases in (1, 3, 5, 200)] == [1, 3, 5, 5]
-    assert training_seconds(1200, 200) == pytest.approx(204)
+    assert training_seconds(1200, 200) == pytest.approx(216)
+    assert training_seconds(1200, 200, validation=16) == pytest.approx(200)
+    assert training_seconds(1200, 200, validation=1000) == pytest.approx(216 - 0.35 * 240)
+
+
+def test_validation_is_reckoned_in_tiles():
+    """64 cubed in patches of 32: 3 tiles per axis, 27 in all; a step of 2 patches in 1 s, so 0.15 s per tile."""
+    seconds = validation_seconds(1.0, 2, (32, 32, 32), (64, 64, 64), 10, mirrors=1)
+    assert seconds == pytest.approx(2 * (27 * 0.15 + 3e-7 * 64**3))
+    mirrored = validation_seconds(1.0, 2, (32, 32), (5, 64, 32), 10, mirrors=4)
+    assert mirrored == pytest.approx(2 * (5 * 3 * 4 * 0.15 + 3e-7 * 5 * 64 * 32))
 
 
 @pytest.mark.parametrize("dims", [2, 3])

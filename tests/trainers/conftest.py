@@ -29,7 +29,7 @@ def build(scratch):
     def make(trainer, configuration="3d_fullres", *, labelled=2, architecture=None, **settings) -> Trainer:
         training = _Training(
             NAME, configuration, "0", trainer, "tiny", architecture, None, settings, None, labelled, None, "cpu", 1, 0,
-            True, False, 1, scratch,
+            True, False, 1, scratch, None,
         )  # fmt: skip
         splits = make_splits(training.dataset, seed=12345)
         context = training._context("0", splits, training._open_store(), None)

@@ -1,0 +1,62 @@
+"""What makes a run the same run: a second start with other settings, seed or data must not pass for the first one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoseg.errors import UserError
+from autoseg.storage import file_hash
+from autoseg.training.context import RunContext
+from autoseg.training.log import RUN_FILE, read_run
+from autoseg.training.pretrained import find_weights
+from autoseg.training.settings import Setting
+
+# What may change between the starts of one run: how it is watched and carried out, not what is learned.
+FREE_SETTINGS = frozenset({"checkpoint_minutes", "compile", "observed_cases", "stop_on_collapse"})
+MEND = "give the options of the first start, keep both with --name NAME, or train anew with --restart"
+
+
+def identity(context: RunContext, settings: Mapping[str, Setting], pretrained: Path | None) -> dict[str, Any]:
+    """Return what two starts must share to be one run, as values for JSON."""
+    return {
+        "seed": context.seed,
+        "settings": {name: s.value for name, s in sorted(settings.items()) if name not in FREE_SETTINGS},
+        "plan": context.configuration.model_dump(mode="json", exclude={"training"}),
+        "training cases": sorted(context.training_cases),
+        "unlabelled cases": sorted(context.unlabelled_cases),
+        "pretrained weights": None if pretrained is None else file_hash(find_weights(pretrained)),
+    }
+
+
+def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
+    """Raise UserError, naming the first difference, when `folder` holds a run of another identity."""
+    if not (folder / RUN_FILE).is_file():
+        return
+    kept = read_run(folder).get("identity")
+    difference = None if kept is None else _difference(kept, asked)
+    if difference is not None:
+        raise UserError(f"this folder holds a run with {difference}", where=folder, mend=MEND)
+
+
+def _difference(kept: Any, asked: Any, name: str = "") -> str | None:
+    """Return the first difference in words, such as "seed 0, not 1"."""
+    if isinstance(kept, Mapping) and isinstance(asked, Mapping):
+        for key in sorted({*kept, *asked}):
+            found = _difference(kept.get(key), asked.get(key), f"{name} {key}".strip())
+            if found is not None:
+                return found
+        return None
+    if _plain(kept) == _plain(asked):
+        return None
+    if name.endswith("cases"):
+        return f"{len(kept)} {name}, not {len(asked)}" if len(kept) != len(asked) else f"other {name}"
+    if name == "pretrained weights":
+        return f"other {name}" if kept and asked else f"{'' if kept else 'no '}{name}"
+    return f"{name} {kept}, not {asked}"
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON gives it back."""
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value

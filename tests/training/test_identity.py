@@ -1,0 +1,95 @@
+"""A second start with other settings, seed or data must not pass for the first one."""
+
+import json
+
+import pytest
+
+from autoseg.cli import main
+from autoseg.errors import UserError
+from autoseg.plans import Plans
+from autoseg.storage import read_json
+from autoseg.training import train
+
+NAME = "Dataset004_Hippocampus"
+
+
+def run(workspace, **options):
+    (folder,) = train(NAME, "3d_fullres", "0", plans_name="tiny", device="cpu", workers=1, workspace=workspace,
+                      **{"settings": {"steps": 2}, **options})  # fmt: skip
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"seed": 1}, "seed 0, not 1"),
+        ({"settings": {"steps": 2, "learning_rate": 0.5}}, "settings learning_rate 0.003, not 0.5"),
+        ({"settings": {"steps": 3}}, "settings steps 2, not 3"),
+        ({"labelled": 2}, "training cases, not 2"),
+    ],
+)
+def test_another_run_in_the_same_place_is_told_and_a_name_or_restart_helps(scratch, change, told):
+    first = run(scratch)
+    with pytest.raises(UserError, match=told) as error:
+        run(scratch, **change)
+    assert "--name" in str(error.value)
+    assert "--restart" in str(error.value)
+    named = run(scratch, name="second", **change)
+    assert named.parent.name == "second__tiny__3d_fullres"
+    assert read_json(first / "run.json")["seed"] == 0
+    assert run(scratch, restart=True, **change) == first
+
+
+def test_how_a_run_is_watched_may_change(scratch):
+    folder = run(scratch)
+    before = (folder / "weights.safetensors").stat().st_mtime_ns
+    run(scratch, settings={"steps": 2, "observed_cases": 1, "stop_on_collapse": False})
+    assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+
+
+def test_other_plans_of_the_same_name_and_other_pretrained_weights_are_told(scratch):
+    folder = run(scratch)
+    with pytest.raises(UserError, match="no pretrained weights"):
+        run(scratch, pretrained=folder)
+    used = Plans.read(folder / "plans.json")
+    other = used.configurations["3d_fullres"].model_copy(update={"batch_size": 3})
+    kept = scratch.plans_file(NAME, "tiny").read_bytes()
+    try:
+        used.model_copy(update={"configurations": {**used.configurations, "3d_fullres": other}}).write(
+            scratch.plans_file(NAME, "tiny")
+        )
+        with pytest.raises(UserError, match="plan batch_size 2, not 3"):
+            run(scratch)
+    finally:
+        scratch.plans_file(NAME, "tiny").write_bytes(kept)
+
+
+def test_nothing_is_removed_before_all_folds_are_looked_at(scratch):
+    run(scratch)
+    with pytest.raises(UserError, match="fold_0"):
+        train(NAME, "3d_fullres", "1,0", plans_name="tiny", device="cpu", workers=1, workspace=scratch, seed=3,
+              settings={"steps": 2})  # fmt: skip
+    assert not (scratch.run_folder(NAME, "supervised", "tiny", "3d_fullres", 1)).exists()
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", ".hidden"])
+def test_names_are_names_of_folders(scratch, name):
+    with pytest.raises(UserError, match="--name"):
+        run(scratch, name=name)
+
+
+def test_a_name_by_command(scratch, tmp_path, capsys, monkeypatch):
+    for variable, folder in (
+        ("RAW", scratch.raw),
+        ("PREPROCESSED", scratch.preprocessed),
+        ("RESULTS", scratch.results),
+    ):
+        monkeypatch.setenv(f"nnUNet_{variable.lower()}", str(folder))
+    monkeypatch.delenv("AUTOSEG_WORKSPACE", raising=False)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", NAME, "3d_fullres", "0", "--plans", "tiny", "--name", "mine", "--set", "steps=2", "--json"])
+    assert ended.value.code == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["folder"].endswith("mine__tiny__3d_fullres/fold_0")
+    assert record["trainer"] == "mine"
+    assert record["method"].endswith("supervised")
