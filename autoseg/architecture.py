@@ -33,6 +33,13 @@ class Architecture(nn.Module):
         """Return the spec with this architecture's own widths, depths and options; the planner calls it once."""
         return spec
 
+    def output_weights(self) -> list[float] | None:
+        """Return the weights of the deep-supervision outputs in the loss, highest resolution first.
+
+        None: nnU-Net's, halved from one resolution to the next. An output of full resolution keeps the full target.
+        """
+        return None
+
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return feature maps, high to low resolution, for x (B, C, *S)."""
         raise NotImplementedError

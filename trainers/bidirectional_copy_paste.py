@@ -32,7 +32,7 @@ from torch.nn import functional
 from autoseg import Labels, UserError, register
 from autoseg.batches import Batch, StreamSettings
 from autoseg.inference.postprocessing import keep_largest
-from autoseg.losses import Outputs, deep_supervision_weights, downsample
+from autoseg.losses import Outputs, downsample
 from autoseg.randomness import generator
 from autoseg.training.observing import decide
 
@@ -90,7 +90,8 @@ class BidirectionalCopyPaste(MeanTeacher):
     def mixed_loss(self, outputs: Outputs, mask: Tensor, background: Part, inside: Part) -> Tensor:
         """Return the loss of a mixture over all outputs: mask (*S) bool, False inside the box."""
         total = torch.zeros((), device=mask.device)
-        for weight, logits in zip(deep_supervision_weights(len(outputs)), outputs, strict=True):
+        weights = self._deep_supervision.weights if len(outputs) > 1 else [1.0]
+        for weight, logits in zip(weights, outputs, strict=True):
             size = logits.shape[2:]
             smaller = downsample(mask[None], size)
             for part, where in ((background, smaller), (inside, ~smaller)):

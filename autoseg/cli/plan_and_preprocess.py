@@ -28,6 +28,15 @@ def plan_and_preprocess(
         str | None,
         typer.Option("--architecture", metavar="NAME|FILE", help="Plan for this network.", show_default=False),
     ] = None,
+    network_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network-option",
+            metavar="NAME=VALUE",
+            help="An option of the architecture, such as size=L.",
+            show_default=False,
+        ),
+    ] = None,
     gpu_memory: Annotated[
         float | None,
         typer.Option("--gpu-memory", metavar="GiB", help="Plan for a GPU with this memory.", show_default=False),
@@ -63,6 +72,7 @@ def plan_and_preprocess(
     Example:
       autoseg plan-and-preprocess Dataset004_Hippocampus -c 2d 3d_fullres --time-budget 10m
     """
+    from autoseg.cli.values import parse_values
     from autoseg.planning import plan
     from autoseg.preprocessing import preprocess
     from autoseg.raw import open_dataset
@@ -81,6 +91,7 @@ def plan_and_preprocess(
         configurations=configurations or None,
         plans_name=plans_name,
         device=device,
+        network_options=parse_values(network_options or []),
     )
     file = place.plans_file(data.name, plans.plans_name)
     if json:

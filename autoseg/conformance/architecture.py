@@ -119,10 +119,13 @@ def _deep_supervision(network: Architecture) -> None:
     require(isinstance(outputs, list), f"in training mode it must return a list, got {type(outputs).__name__}")
     sizes = [tuple(output.shape[2:]) for output in outputs]
     require(sizes[0] == network.spec.patch_size, f"the first output must have full resolution, got {sizes[0]}")
-    falling = all(math.prod(a) > math.prod(b) for a, b in pairwise(sizes))
+    falling = all(math.prod(a) >= math.prod(b) for a, b in pairwise(sizes))
     require(falling, f"outputs must run from high to low resolution, got {sizes}")
     channels = {output.shape[1] for output in outputs}
     require(channels == {network.spec.num_outputs}, f"every output needs {network.spec.num_outputs} channels")
+    weights = network.output_weights()
+    fits = weights is None or (len(weights) == len(outputs) and abs(sum(weights) - 1) < 1e-6 and weights[0] > 0)
+    require(fits, f"output_weights must be one per output and sum to 1, got {weights} for {len(outputs)} outputs")
     most = max(1, len(network.spec.features) - 1)
     require(len(outputs) <= most, f"at most {most} outputs fit {len(network.spec.features)} stages, got {len(outputs)}")
 

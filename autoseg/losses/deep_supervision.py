@@ -12,7 +12,7 @@ _NEARLY_ZERO = 1e-6  # every parameter needs a gradient in a distributed run
 
 def deep_supervision_weights(outputs: int) -> list[float]:
     """Return the weights, highest resolution first: halved from one to the next, the last one 0, their sum 1."""
-    if outputs == 1:
+    if outputs <= 1:  # a network of a single resolution has one output, too
         return [1.0]
     last = _NEARLY_ZERO if distributed.is_available() and distributed.is_initialized() else 0.0
     weights = [0.5**output for output in range(outputs - 1)] + [last]
@@ -20,12 +20,15 @@ def deep_supervision_weights(outputs: int) -> list[float]:
 
 
 class DeepSupervisionLoss(nn.Module):
-    """The weighted sum of a loss over the outputs of a network, the target down-sampled to each of them."""
+    """The weighted sum of a loss over the outputs of a network, the target down-sampled to each of them.
 
-    def __init__(self, loss: Callable[..., Tensor], outputs: int):
+    Without `weights` the `outputs` are weighted as `deep_supervision_weights` has it.
+    """
+
+    def __init__(self, loss: Callable[..., Tensor], outputs: int, weights: Sequence[float] | None = None):
         super().__init__()
         self.loss = loss
-        self.weights = deep_supervision_weights(outputs)
+        self.weights = list(weights or deep_supervision_weights(outputs))
 
     def forward(
         self, logits: Tensor | Sequence[Tensor], segmentation: Tensor, annotated: Tensor | None = None

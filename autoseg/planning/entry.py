@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg import plugins
@@ -31,11 +31,13 @@ def plan(
     configurations: Sequence[str] | None = None,
     plans_name: str | None = None,
     device: str = "auto",
+    network_options: Mapping[str, Any] | None = None,
 ) -> Plans:
     """Plan a data set and write the plans into the workspace; returns them.
 
     `gpu_memory` in GiB, `time_budget` in seconds: the training time of one configuration's whole cross-validation.
-    The plans are named after the planner unless `plans_name` is given.
+    The plans are named after the planner unless `plans_name` is given. `network_options` are the architecture's own,
+    such as {"size": "L"}.
     """
     if plans_name is not None and not PLANS_NAME.fullmatch(plans_name):
         raise UserError(f"{plans_name!r} cannot be a file name", where="plans-name", mend="use letters, digits, _ - .")
@@ -49,6 +51,7 @@ def plan(
         architecture=architecture,
         wanted=configurations,
         workspace=workspace.root,
+        network_options=network_options,
     )
     resources = Resources.detect(device, gpu_memory=gpu_memory, time_budget=time_budget)
     plans = instance.plan(fingerprint, resources, dataset)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -109,6 +109,7 @@ class Planner:
         architecture: str | None = None,
         wanted: Iterable[str] | None = None,
         workspace: Path | None = None,
+        network_options: Mapping[str, Any] | None = None,
     ):
         registered = next(iter(type(self).__dict__.get("autoseg_names", {})), type(self).__name__)
         self.name = name or registered
@@ -116,6 +117,7 @@ class Planner:
         self.own_architecture = architecture is None
         if architecture is not None:
             self.architecture = architecture
+        self.network_options = dict(network_options or {})
         self.wanted = None if wanted is None else tuple(wanted)
         self.workspace = workspace
         self.notes: list[str] = []
@@ -205,6 +207,7 @@ class Planner:
             features=tuple(min(most, base * 2**stage) for stage in range(stages)),
             blocks_encoder=(2,) * stages,
             blocks_decoder=(2,) * (stages - 1),
+            options=self.network_options,
         )
         spec = self.network_class.adapt_spec(spec)
         multiple = self.network_class.patch_multiple(spec)

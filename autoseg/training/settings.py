@@ -67,15 +67,13 @@ def read_recipe(path: Path | None) -> dict[str, Any]:
         raise UserError(f"not a readable recipe: {error}", where=path, mend="write `name = value` lines") from None
 
 
-def parse_assignments(assignments: list[str]) -> dict[str, str]:
-    """Turn `["name=value", ...]` into a dict; what has no `=` is a UserError."""
+def parse_assignments(assignments: list[str], *, option: str = "--set") -> dict[str, str]:
+    """Turn `["name=value", ...]` of a repeatable `option` into a dict; what has no `=` is a UserError."""
     pairs = {}
     for text in assignments:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UserError(
-                f"--set {text!r} is not of the form name=value", mend="for example --set learning_rate=0.001"
-            )
+            raise UserError(f"{option} {text!r} is not of the form name=value", mend=f"for example {option} size=3")
         pairs[name.strip()] = value.strip()
     return pairs
 

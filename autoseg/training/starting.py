@@ -177,7 +177,8 @@ class _Training:
         if architecture is None or architecture == configuration.architecture:
             return configuration
         kind = plugins.load("architecture", architecture, self.workspace.root)
-        network = kind.adapt_spec(configuration.network)
+        # The planned network's own options mean nothing to another one.
+        network = kind.adapt_spec(configuration.network.model_copy(update={"options": {}}))
         multiple = kind.patch_multiple(network)
         if any(size % m for size, m in zip(configuration.patch_size, multiple, strict=True)):
             raise UserError(

@@ -210,5 +210,6 @@ class Trainer:
             self._average = WeightAverage(self.modules["network"], self.weight_average)
             self.modules["weight_average"] = self._average.module
         outputs = len(self.context.configuration.network.features) - 1 if self.deep_supervision else 1
-        self._deep_supervision = DeepSupervisionLoss(self.loss, outputs)
+        weights = getattr(self.modules["network"], "output_weights", lambda: None)()
+        self._deep_supervision = DeepSupervisionLoss(self.loss, outputs, weights)
         return self.modules

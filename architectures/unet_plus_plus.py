@@ -1,0 +1,196 @@
+"""UNet++. Source: Zhou et al. 2018, arXiv:1807.10165; written from the description, no code taken.
+
+A triangle of nodes X(level, column): column 0 is an encoder, and node X(i, j) sees all earlier nodes of its level and
+the up-sampled node below, X(i+1, j-1). Every node of level 0 can predict the segmentation at full resolution.
+
+Taken from the plan: number of levels (any from 2 on), widths, strides, kernels. Options:
+style "engine" (default: nnU-Net's units of convolution, instance norm, LeakyReLU; strided convolutions down; heads
+without bias) or "paper" (ReLU, dropout 0.5, no norm, max-pooling);
+inference "last" (default), "average" (mean of the probabilities of all heads, as logits) or "prune:d" (head d alone;
+nodes it does not see are not computed); activation "softmax" (default) or "sigmoid" (overlapping regions), for
+"average" only.
+
+Parameters, paper style, one channel, one output, widths 32 to 512, one head: published 9 041 601, here the same; the
+published nnU-Net variant in 2D (widths 32 to 480, five poolings, two outputs): 24 000 032, here the same. Our default
+has one width more in 3D, where the plan caps it at 320. A step costs some three times that of a U-Net.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from autoseg.architectures.blocks.dimensions import conv_classes
+from torch import Tensor, nn
+
+from autoseg.architecture import Architecture
+from autoseg.errors import UserError
+from autoseg.plans import NetworkSpec
+from autoseg.plugins import register
+
+DEFAULTS = {"style": "engine", "inference": "last", "activation": "softmax"}
+SLOPE = 0.01
+
+
+@register.architecture("unet_plus_plus")
+class UNetPlusPlus(Architecture):
+    """UNet++, 2D and 3D: nested decoders between encoder and output, supervised at full resolution."""
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        self.options = _options(spec)
+        paper = self.options["style"] == "paper"
+        levels, widths, dims = len(spec.features), spec.features, spec.dims
+        if levels < 2:
+            raise UserError("unet_plus_plus needs at least two resolutions", mend="plan larger patches")
+        _, transposed, _ = conv_classes(dims)
+        unit = PaperUnit if paper else Unit
+        self.nodes, self.ups = nn.ModuleDict(), nn.ModuleDict()
+        for level in range(levels):
+            before = widths[level - 1] if level else spec.in_channels
+            self.nodes[key(level, 0)] = unit(dims, before, widths[level], spec.kernel_sizes[level], spec.strides[level])
+        for column in range(1, levels):
+            for level in range(levels - column):
+                stride, width = spec.strides[level + 1], widths[level]
+                self.ups[key(level, column)] = transposed(widths[level + 1], width, stride, stride, bias=paper)
+                self.nodes[key(level, column)] = unit(
+                    dims, width * (column + 1), width, spec.kernel_sizes[level], (1,) * dims
+                )
+        conv, _, _ = conv_classes(dims)
+        self.heads = nn.ModuleDict(
+            {str(column): conv(widths[0], spec.num_outputs, 1, bias=paper) for column in self._supervised()}
+        )
+        self.apply(_draw_weights)
+
+    @property
+    def depth(self) -> int:
+        """Return the column of the last node that is computed in prediction."""
+        inference = self.options["inference"]
+        return int(inference.partition(":")[2]) if inference.startswith("prune:") else len(self.spec.features) - 1
+
+    def output_weights(self) -> list[float]:
+        """All heads count the same: each has the full resolution."""
+        return [1 / len(self.heads)] * len(self.heads)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return the nodes of column 0 (B, F, *S / stride), high to low resolution; pruned as prediction asks for."""
+        last = len(self.spec.features) - 1 if self.training else self.depth
+        features: list[Tensor] = []
+        for level in range(last + 1):
+            features.append(self.nodes[key(level, 0)](features[-1] if features else x))
+        return features
+
+    def decode(self, features: list[Tensor]) -> Tensor | list[Tensor]:
+        """Return logits (B, K, *S); while training with deep supervision one per head, the last column's first."""
+        top = self._columns(features)
+        if self.training and self.spec.deep_supervision:
+            return [self.heads[column](top[int(column)]) for column in reversed(list(self.heads))]
+        if not self.training and self.options["inference"] == "average":
+            return self._average([self.heads[column](top[int(column)]) for column in self.heads])
+        last = len(top) - 1
+        return self.heads[str(last)](top[last])
+
+    def _columns(self, features: list[Tensor]) -> list[Tensor]:
+        """Return the nodes of level 0, from column 0 on."""
+        rows = [[feature] for feature in features]
+        for column in range(1, len(features)):
+            for level in range(len(features) - column):
+                up = self.ups[key(level, column)](rows[level + 1][column - 1])
+                rows[level].append(self.nodes[key(level, column)](torch.cat([up, *rows[level]], 1)))
+        return rows[0]
+
+    def _average(self, logits: list[Tensor]) -> Tensor:
+        """Return logits whose probabilities are the mean of those of all heads."""
+        stacked = torch.stack([output.float() for output in logits])
+        if self.options["activation"] == "softmax":
+            return stacked.log_softmax(2).logsumexp(0)
+        # The mean of sigmoids and that of their complements, both in logarithms, so that nothing saturates.
+        inside = nn.functional.logsigmoid(stacked).logsumexp(0)
+        return inside - nn.functional.logsigmoid(-stacked).logsumexp(0)
+
+    def _supervised(self) -> list[int]:
+        columns = list(range(1, len(self.spec.features)))
+        if not 1 <= self.depth < len(self.spec.features):
+            raise UserError(
+                f"unet_plus_plus has heads 1 to {columns[-1]}, not {self.depth}", where="network.options.inference"
+            )
+        if self.spec.deep_supervision:
+            return columns
+        if self.options["inference"] != "last":
+            raise UserError(
+                "only a network trained with deep supervision can be averaged or pruned",
+                where="network.options.inference",
+                mend='use inference "last"',
+            )
+        return columns[-1:]
+
+
+class Unit(nn.Module):
+    """Twice convolution, instance norm, LeakyReLU; the first convolution has the stride."""
+
+    def __init__(self, dims: int, before: int, after: int, kernel: tuple[int, ...], stride: tuple[int, ...]):
+        super().__init__()
+        conv, _, norm = conv_classes(dims)
+        padding = tuple(edge // 2 for edge in kernel)
+
+        def half(channels: int, step: tuple[int, ...] | int) -> list[nn.Module]:
+            activation = nn.LeakyReLU(SLOPE, inplace=True)
+            return [conv(channels, after, kernel, step, padding), norm(after, affine=True), activation]
+
+        self.layers = nn.Sequential(*half(before, stride), *half(after, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, after, *S / stride) for x (B, before, *S)."""
+        return self.layers(x)
+
+
+class PaperUnit(nn.Module):
+    """Max-pooling by the stride, then twice convolution, ReLU, dropout 0.5."""
+
+    def __init__(self, dims: int, before: int, after: int, kernel: tuple[int, ...], stride: tuple[int, ...]):
+        super().__init__()
+        conv, _, _ = conv_classes(dims)
+        pool = (nn.MaxPool2d, nn.MaxPool3d)[dims - 2]
+        padding = tuple(edge // 2 for edge in kernel)
+        self.pool = nn.Identity() if set(stride) == {1} else pool(stride, stride)
+
+        def half(channels: int) -> list[nn.Module]:
+            return [conv(channels, after, kernel, 1, padding), nn.ReLU(inplace=True), nn.Dropout(0.5)]
+
+        self.layers = nn.Sequential(*half(before), *half(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, after, *S / stride) for x (B, before, *S)."""
+        return self.layers(self.pool(x))
+
+
+def key(level: int, column: int) -> str:
+    """Return the name of a node."""
+    return f"{level}_{column}"
+
+
+def _options(spec: NetworkSpec) -> dict[str, Any]:
+    unknown = set(spec.options) - set(DEFAULTS)
+    options: Mapping[str, Any] = {**DEFAULTS, **spec.options}
+    prune = str(options["inference"]).partition(":")
+    pruned = prune[0] == "prune" and prune[2].isdecimal()
+    if (
+        unknown
+        or options["style"] not in ("engine", "paper")
+        or options["activation"] not in ("softmax", "sigmoid")
+        or not (pruned or options["inference"] in ("last", "average"))
+    ):
+        raise UserError(
+            f"unet_plus_plus does not know the options {spec.options}",
+            where="network.options",
+            mend='style "engine" or "paper", inference "last", "average" or "prune:2", activation "softmax", "sigmoid"',
+        )
+    return dict(options)
+
+
+def _draw_weights(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
+        nn.init.kaiming_normal_(module.weight, a=SLOPE)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,73 @@
+"""STU-Net: published counts, strides from the plan, weights that fit any strides, repeated first kernels."""
+
+import pytest
+import torch
+from network_specs import count, make, make_spec
+
+from autoseg.errors import UserError
+
+UNIT, TWO = (1, 1, 1), (2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("size", "published"), [("S", 14_596_941), ("B", 58_262_669), ("L", 440_302_605), ("H", 1_457_326_221)]
+)
+def test_published_parameter_counts(size, published):
+    with torch.device("meta"):
+        network = make("stu_net", make_spec(3, 6, patch=(128,) * 3, outputs=105, size=size))
+        fewer = make("stu_net", make_spec(3, 4, patch=(40, 56, 40), outputs=105, size=size))
+    assert count(network) == count(fewer) == published
+
+
+def test_three_poolings_end_with_unit_strides_that_count_nothing():
+    network = make("stu_net", make_spec(3, 4, patch=(40, 56, 40), base=2, size="S")).train()
+    assert network.spec.strides == (UNIT, TWO, TWO, TWO, UNIT, UNIT)
+    outputs = network(torch.zeros(1, 1, 40, 56, 40))
+    expected = [(40, 56, 40), (20, 28, 20), (10, 14, 10), (5, 7, 5), (5, 7, 5)]
+    assert [tuple(output.shape[2:]) for output in outputs] == expected
+    assert network.output_weights() == pytest.approx([2 / 3, 1 / 3, 0, 0, 0])
+
+
+def test_more_poolings_than_five_are_dropped():
+    assert make("stu_net", make_spec(2, 7, patch=(64, 64), base=2)).spec.strides == ((1, 1), *[(2, 2)] * 5)
+
+
+def test_weights_fit_any_strides():
+    torch.manual_seed(0)
+    isotropic = make("stu_net", make_spec(3, 6, patch=(32,) * 3, base=2))
+    flat = (UNIT, (1, 2, 2), TWO, TWO, (1, 2, 2), UNIT)
+    other = make("stu_net", make_spec(3, strides=flat, patch=(8, 32, 32), base=2))
+    other.load_state_dict(isotropic.state_dict())
+    assert other.eval()(torch.zeros(1, 1, 8, 32, 32)).shape == (1, 3, 8, 32, 32)
+
+
+def test_two_equal_channels_through_repeated_kernels_are_as_one():
+    torch.manual_seed(0)
+    one = make("stu_net", make_spec(2, 3, patch=(16, 16), base=2)).eval()
+    two = make("stu_net", make_spec(2, 3, patch=(16, 16), base=2, channels=2)).eval()
+    state = one.state_dict()
+    first = [name for name in state if name.startswith("encoder.0.0.") and state[name].shape[1:2] == (1,)]
+    assert len(first) == 2
+    two.load_state_dict(state | {name: state[name].repeat(1, 2, 1, 1) for name in first})
+    x = torch.randn(1, 1, 16, 16)
+    block, pair = one.encoder[0][0], two.encoder[0][0]
+    twice = 2 * (block.conv1(x) - block.conv1.bias.view(1, -1, 1, 1)) + block.conv1.bias.view(1, -1, 1, 1)
+    torch.testing.assert_close(pair.conv1(torch.cat([x, x], 1)), twice)
+    torch.testing.assert_close(
+        pair.norm1(pair.conv1(torch.cat([x, x], 1))), block.norm1(block.conv1(x)), atol=2e-3, rtol=1e-3
+    )
+
+
+def test_stages_are_residual():
+    network = make("stu_net", make_spec(3, 6, patch=(32,) * 3, base=32, size="L"))
+    assert network.spec.features == (64, 128, 256, 512, 1024, 1024)
+    stage = network.encoder[2]
+    assert len(stage) == 2
+    assert isinstance(stage[0].skip, torch.nn.Conv3d)
+    assert isinstance(stage[1].skip, torch.nn.Identity)
+
+
+def test_the_width_follows_narrow_plans_and_unknown_sizes_are_told():
+    assert make("stu_net", make_spec(3, 3, patch=(16,) * 3, base=8)).spec.features[0] == 8
+    with pytest.raises(UserError, match="S, B, L, H"):
+        make("stu_net", make_spec(size="XL"))
