@@ -11,7 +11,8 @@ is an extension: the head's channels are shared by two axes, those that do not f
 Options: version (1: one convolution as tokenizer, 2: residual convolutions, 3: preliminary, wider and with skips into
 the token grid), size (S, B, M, L), token_size, and depth and heads in place of the size's.
 
-Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1); with nnU-Net's SGD it does not train.
+Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1; its recipe, used unless others are
+given; published warm-up 12 500 steps: --set warmup_steps); with nnU-Net's SGD it does not train.
 
 Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518,
 M 146 145 050; the same here.
@@ -56,6 +57,8 @@ OPTIONS = {"version": 2, "size": "M", "token_size": None, "depth": None, "heads"
 @register.architecture("primus")
 class Primus(Architecture):
     """Primus, 2D and 3D: a vision transformer with rotary attention, sizes S, B, M, L, tokenizers 1, 2, 3."""
+
+    recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "gradient_clip": 1.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -8,7 +8,8 @@ coarse ones too), and the feature size: 48 where the plan has nnU-Net's 32 chann
 of 12 as the attention heads ask for. It has one output resolution, so deep supervision changes nothing. Options:
 feature_size, depths (2, 2, 2, 2), heads (3, 6, 12, 24), window (7), checkpointing (trades time for memory).
 
-Train it with AdamW (learning rate 1e-4, weight decay 1e-5). Parameters with one channel, 14 outputs, feature size 48:
+Published optimiser: AdamW, learning rate 1e-4, weight decay 1e-5 (its recipe, used unless others are given).
+Parameters with one channel, 14 outputs, feature size 48:
 published 62 187 296, here the same.
 """
 
@@ -36,6 +37,8 @@ DEFAULTS: dict[str, Any] = {
 @register.architecture("swin_unetr")
 class SwinUNETR(Architecture):
     """Swin UNETR, 2D and 3D: shifted-window attention down, residual convolutions up. Needs MONAI."""
+
+    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-5}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -18,6 +19,7 @@ class Architecture(nn.Module):
     """
 
     dims: ClassVar[tuple[int, ...]] = (2, 3)
+    recipe: ClassVar[Mapping[str, Any]] = {}  # trainer settings that the network needs, where its authors name some
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()

@@ -37,6 +37,12 @@ Workers = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps.")]
+Devices = Annotated[
+    str,
+    typer.Option(
+        "--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps; folds are spread over several: cuda:0,cuda:1."
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random number.")]
 TimeBudget = Annotated[
     float | None,

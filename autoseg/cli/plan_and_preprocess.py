@@ -78,6 +78,7 @@ def plan_and_preprocess(
     from autoseg.raw import open_dataset
     from autoseg.workspace import Workspace
 
+    options = parse_values(network_options or [])
     place = Workspace.open(workspace)
     data = open_dataset(dataset, place)
     plans = plan(
@@ -91,7 +92,7 @@ def plan_and_preprocess(
         configurations=configurations or None,
         plans_name=plans_name,
         device=device,
-        network_options=parse_values(network_options or []),
+        network_options=options,
     )
     file = place.plans_file(data.name, plans.plans_name)
     if json:

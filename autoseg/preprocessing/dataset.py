@@ -98,7 +98,8 @@ def preprocess(
     if failures:
         raise CasesFailed(failures)
     cache.remove()
-    log.info("preprocessed %d of %d case(s), the others were complete", len(tasks), len(cases))
+    before = f", {len(cases) - len(tasks)} were complete already" if len(tasks) < len(cases) else ""
+    log.info("preprocessed %d case(s)%s", len(tasks), before)
 
 
 def _process(context: _Context, task: _Task) -> None:

@@ -83,7 +83,8 @@ def find_best(
     }
     sources = _member_sources(winner, everything, workspace)
     write_model(folder, _model(data, sources, found, selection), sources)
-    log.info("selected %s: foreground Dice %s; model folder %s", winner.name, found.foreground_dice, folder)
+    dice = "undefined" if found.foreground_dice is None else f"{found.foreground_dice:.4f}"
+    log.info("selected %s: foreground Dice %s; model folder %s", winner.name, dice, folder)
     return folder
 
 

@@ -1,7 +1,7 @@
 """Settings of a trainer: annotated class attributes, typed, with the origin of every value.
 
-Precedence: code default < plan < recipe file < command line. The plan only touches what the trainer left as the base
-class has it: a method that names an attribute anew means its own value.
+Precedence: code default < plan < architecture < recipe file < command line. Plan and architecture only touch what the
+trainer left as the base class has it: a method that names an attribute anew means its own value.
 """
 
 from __future__ import annotations
@@ -38,19 +38,27 @@ def declared_settings(trainer: type) -> dict[str, Any]:
 
 
 def resolve_settings(
-    trainer: type, *, plan: Mapping[str, Any], recipe: Mapping[str, Any], given: Mapping[str, Any], base: type
+    trainer: type,
+    *,
+    plan: Mapping[str, Any],
+    recipe: Mapping[str, Any],
+    given: Mapping[str, Any],
+    base: type,
+    architecture: Mapping[str, Any] | None = None,
 ) -> dict[str, Setting]:
-    """Merge the four sources; an unknown name or a wrong type is a UserError before any data is touched.
+    """Merge the five sources; an unknown name or a wrong type is a UserError before any data is touched.
 
-    `plan` holds the values that the plan proposes, `recipe` those of a TOML file, `given` those of `--set` (text or
-    typed), `base` the class whose defaults the plan may replace.
+    `plan` holds the values that the plan proposes, `architecture` those that the network's authors trained it with,
+    `recipe` those of a TOML file, `given` those of `--set` (text or typed), `base` the class whose defaults plan and
+    architecture may replace.
     """
     types = declared_settings(trainer)
     resolved = {name: Setting(getattr(trainer, name), "default") for name in types}
-    for name, value in plan.items():
-        redefined = any(name in vars(cls) for cls in trainer.__mro__ if cls is not base and issubclass(cls, base))
-        if name in types and not redefined:
-            resolved[name] = Setting(value, "plan")
+    for origin, source in (("plan", plan), ("architecture", architecture or {})):
+        for name, value in source.items():
+            redefined = any(name in vars(cls) for cls in trainer.__mro__ if cls is not base and issubclass(cls, base))
+            if name in types and not redefined:
+                resolved[name] = Setting(value, origin)
     for origin, source in (("recipe", recipe), ("command line", given)):
         for name, value in source.items():
             resolved[name] = Setting(_typed(name, value, types, trainer), origin)

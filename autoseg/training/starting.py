@@ -24,6 +24,7 @@ from autoseg.training.identity import check_same_run, identity
 from autoseg.training.recipe import ADAPTIVE_BELOW, SHORT_BELOW, short_recipe
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.settings import Setting, read_recipe, resolve_settings
+from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
@@ -61,12 +62,11 @@ def train(
     `restart`; a run of other settings, seed or data in the same place is a UserError. `name` keeps the runs under that
     name instead of the trainer's, so that several can stand side by side. With `deterministic` the same seed gives the
     same bits, and time budgets only bound the planned steps.
-    Raises UserError for wrong use, Interrupted after Ctrl-C or SIGTERM.
+    `device` may name several, "cuda:0,cuda:1": then the folds are spread over them, one process each. Raises UserError
+    for wrong use, Interrupted after Ctrl-C or SIGTERM.
     """
-    return _Training(
-        dataset, configuration, folds, trainer, plans_name, architecture, pretrained, dict(settings or {}), recipe,
-        labelled, time_budget, device, processes, seed, deterministic, restart, workers, workspace, name,
-    ).run(needs_labels=True)  # fmt: skip
+    arguments = dict(locals())
+    return _Training(**arguments).run(needs_labels=True)
 
 
 def pretrain(
@@ -89,21 +89,20 @@ def pretrain(
     name: str | None = None,
 ) -> list[Path]:
     """Train a method that needs no labels on every image of a data set; returns its run folder, for `pretrained`."""
-    return _Training(
-        dataset, configuration, "all", trainer, plans_name, architecture, None, dict(settings or {}), recipe, None,
-        time_budget, device, processes, seed, deterministic, restart, workers, workspace, name,
-    ).run(needs_labels=False)  # fmt: skip
+    arguments = dict(locals())
+    return _Training(**arguments, folds="all", pretrained=None, labelled=None).run(needs_labels=False)
 
 
 class _Training:
     """Resolves what was asked for, once, and carries out one run per fold."""
 
     def __init__(
-        self, dataset: str | Path, configuration: str, folds: str, trainer: str, plans_name: str,
-        architecture: str | None, pretrained: Path | None, settings: dict[str, Any], recipe: Path | None,
+        self, *, dataset: str | Path, configuration: str, folds: str, trainer: str, plans_name: str,
+        architecture: str | None, pretrained: Path | None, settings: Mapping[str, Any] | None, recipe: Path | None,
         labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
         restart: bool, workers: int | None, workspace: str | Path | Workspace | None, name: str | None,
     ):  # fmt: skip
+        self.arguments = {key: value for key, value in locals().items() if key != "self"}
         self.started = time.monotonic()
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
@@ -111,8 +110,9 @@ class _Training:
         self.configuration = self._configure(configuration, architecture)
         self.found = plugins.find("trainer", trainer, self.workspace.root)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
-        self.settings = self._resolve(settings, recipe, time_budget)
-        self.device = choose_device(device)
+        self.settings = self._resolve(settings or {}, recipe, time_budget)
+        self.devices = [choose_device(each) for each in device.split(",")]
+        self.device = self.devices[0]
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
         self.name = None if name is None else _checked_name(name)
         self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained
@@ -134,6 +134,9 @@ class _Training:
         contexts = [self._context(fold, splits, store, previous) for fold in folds]
         for context in contexts:
             self._make_place(context)
+        if len(self.devices) > 1 and len(contexts) > 1:
+            self._spread(contexts)
+            return [context.folder for context in contexts]
         finished = []
         seconds = None if self.time_budget is None else self.time_budget / len(folds)
         for position, context in enumerate(contexts):
@@ -145,6 +148,13 @@ class _Training:
                 carry_out(self.trainer_class, context, self.settings, self._options(seconds))
             finished.append(context.folder)
         return finished
+
+    def _spread(self, contexts: list[RunContext]) -> None:
+        """Carry out the runs in one process per device; what was to be discarded is discarded already."""
+        if self.processes > 1:
+            raise UserError("folds are spread over devices, or one fold over processes, not both", where="--device")
+        arguments = {**self.arguments, "workspace": self.workspace, "restart": False}
+        spread_folds(train, arguments, [context.fold for context in contexts], [str(each) for each in self.devices])
 
     def _make_place(self, context: RunContext) -> None:
         """Make sure that what lies in the run's folder is this run, or nothing."""
@@ -192,17 +202,15 @@ class _Training:
     def _resolve(self, given: Mapping[str, Any], recipe: Path | None, time_budget: float | None) -> dict[str, Setting]:
         plan = self.configuration.training.model_dump(exclude={"time_budget"})
         short_by_plan = self.configuration.training.optimizer == "adamw"
-        resolved = resolve_settings(
-            self.trainer_class, plan=plan, recipe=read_recipe(recipe), given=given, base=Trainer
-        )
+        network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
+        sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": network.recipe}
+        resolved = resolve_settings(self.trainer_class, plan=plan, **sources)
         steps = resolved["steps"].value
         is_short = time_budget is not None or steps < ADAPTIVE_BELOW
         if is_short and not short_by_plan:
             # The plan is for a full run; what this call cuts short needs the recipe of short runs.
             adjusted = short_recipe(steps if time_budget is None else min(steps, SHORT_BELOW - 1))
-            resolved = resolve_settings(
-                self.trainer_class, plan={**plan, **adjusted}, recipe=read_recipe(recipe), given=given, base=Trainer
-            )
+            resolved = resolve_settings(self.trainer_class, plan={**plan, **adjusted}, **sources)
         return resolved
 
     def _open_store(self) -> CaseStore:

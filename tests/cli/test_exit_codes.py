@@ -95,6 +95,7 @@ def test_debug_shows_the_traceback(failing):
         (["predict", "-i", "a", "-o", "b", "-d", "4"], "no selected models fit '4'"),
         (["predict", "-i", "a", "-o", "b", "-m", "none"], "model.json: the file does not exist"),
         (["train", "D", "2d", "--set", "a"], "--set 'a' is not of the form"),
+        (["plan-and-preprocess", "D", "--network-option", "a"], "--network-option 'a' is not of the form"),
         (["check", "none"], "no data set 'none'"),
         (["report", "none"], "none"),
         (["evaluate", "a", "b"], "a: the folder does not exist"),

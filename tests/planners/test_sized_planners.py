@@ -80,6 +80,17 @@ def test_any_architecture_is_planned_by_its_own_memory():
     assert math.prod(plain.patch_size) * plain.batch_size > math.prod(residual.patch_size) * residual.batch_size
 
 
+def test_options_of_the_network_are_planned_with(made_up_clock):
+    sizes = {}
+    for size in ("S", "L"):
+        plans = make_plans("auto", HIPPOCAMPUS, Resources("cpu", 16.0, 1200.0, 2), architecture="stu_net",
+                           wanted=["3d_fullres"], network_options={"size": size})  # fmt: skip
+        sizes[size] = plans.configuration("3d_fullres").network
+    assert sizes["S"].options["size"] == "S"
+    assert (sizes["S"].blocks_encoder[0], sizes["L"].blocks_encoder[0]) == (1, 2)
+    assert sizes["L"].features[0] == 4 * sizes["S"].features[0]
+
+
 def test_a_loose_architecture_with_its_own_patch_multiple(tmp_path):
     source = '''
 """A network that wants patches in multiples of 24."""

@@ -28,8 +28,10 @@ def build(scratch):
 
     def make(trainer, configuration="3d_fullres", *, labelled=2, architecture=None, **settings) -> Trainer:
         training = _Training(
-            NAME, configuration, "0", trainer, "tiny", architecture, None, settings, None, labelled, None, "cpu", 1, 0,
-            True, False, 1, scratch, None,
+            dataset=NAME, configuration=configuration, folds="0", trainer=trainer, plans_name="tiny",
+            architecture=architecture, pretrained=None, settings=settings, recipe=None, labelled=labelled,
+            time_budget=None, device="cpu", processes=1, seed=0, deterministic=True, restart=False, workers=1,
+            workspace=scratch, name=None,
         )  # fmt: skip
         splits = make_splits(training.dataset, seed=12345)
         context = training._context("0", splits, training._open_store(), None)

@@ -19,8 +19,10 @@ class Method(Base):
     gamma: float = 2.0
 
 
-def resolve(cls=Method, plan=None, recipe=None, given=None):
-    resolved = resolve_settings(cls, plan=plan or {}, recipe=recipe or {}, given=given or {}, base=Base)
+def resolve(cls=Method, plan=None, recipe=None, given=None, network=None):
+    resolved = resolve_settings(
+        cls, plan=plan or {}, recipe=recipe or {}, given=given or {}, base=Base, architecture=network
+    )
     return {name: (setting.value, setting.origin) for name, setting in resolved.items()}
 
 
@@ -40,6 +42,16 @@ def test_the_plan_does_not_touch_what_a_method_names_anew():
     values = resolve(Method, {"learning_rate": 1.0, "optimizer": "adamw"})
     assert values["learning_rate"] == (0.5, "default")
     assert values["optimizer"] == ("adamw", "plan")
+
+
+def test_what_a_network_needs_stands_between_plan_and_recipe():
+    needs = {"optimizer": "adamw", "learning_rate": 3e-4, "unknown": 1}
+    values = resolve(Base, {"optimizer": "sgd", "batch_size": 2}, network=needs)
+    assert values["optimizer"] == ("adamw", "architecture")
+    assert values["batch_size"] == (2, "plan")
+    assert "unknown" not in values
+    assert resolve(Base, recipe={"optimizer": "sgd"}, network=needs)["optimizer"] == ("sgd", "recipe")
+    assert resolve(Method, network=needs)["learning_rate"] == (0.5, "default")
 
 
 def test_text_is_turned_into_the_declared_type():
