@@ -40,7 +40,7 @@ def find_weights(source: Path) -> Path:
 def load_pretrained(module: nn.Module, source: Path) -> list[Transfer]:
     """Load what fits by name and shape into the unwrapped module and adapt what nearly fits; returns the table.
 
-    Adapted are: input channels (mean over the old ones), kernels of another size (linear interpolation), 2D kernels in
+    Adapted are: input channels (the sum over the old ones, shared equally), kernels of another size (linear interpolation), 2D kernels in
     a 3D network (spread over the new axis). Everything else stays as initialised.
     """
     path = find_weights(source)
@@ -89,8 +89,8 @@ def _adapt(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:
     if value.ndim != current.ndim:
         return None
     if value.shape[1] != current.shape[1]:
-        value = value.mean(1, keepdim=True).expand(-1, current.shape[1], *value.shape[2:])
-        value = value * (1.0 if current.shape[1] == 1 else 1.0 / current.shape[1] ** 0.5)
+        # Equal channels then give what they gave before: the sum over the old ones, shared equally among the new.
+        value = value.sum(1, keepdim=True).expand(-1, current.shape[1], *value.shape[2:]) / current.shape[1]
     if value.shape[2:] != current.shape[2:]:
         if value.ndim not in (4, 5):
             return None
