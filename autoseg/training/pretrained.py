@@ -40,8 +40,8 @@ def find_weights(source: Path) -> Path:
 def load_pretrained(module: nn.Module, source: Path) -> list[Transfer]:
     """Load what fits by name and shape into the unwrapped module and adapt what nearly fits; returns the table.
 
-    Adapted are: input channels (the sum over the old ones, shared equally), kernels of another size (linear interpolation), 2D kernels in
-    a 3D network (spread over the new axis). Everything else stays as initialised.
+    Adapted are: input channels (the sum over the old ones, shared equally), kernels of another size (linear
+    interpolation), 2D kernels in a 3D network (spread over the new axis). Everything else stays as initialised.
     """
     path = find_weights(source)
     try:
