@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from autoseg.reporting.charts import legend, line_chart
 from autoseg.reporting.markup import Cell, Raw, chip, duration, label, missing, note, number, section, table, text
 from autoseg.reporting.material import ExperimentMaterial, Material, RunMaterial
 
+MOST_PICTURES = 4  # of one run
+LARGEST_PICTURE = 2_000_000  # bytes; the report is one file
 _STATUS = {"finished": "good", "running": "warn", "interrupted": "warn", "failed": "bad"}
 
 
@@ -42,7 +45,20 @@ def _experiment(experiment: ExperimentMaterial) -> str:
         for event in run.events_of("note")
         if "text" in event
     ]
-    return f"<h3>{text(title)}</h3>" + curves + table(head, rows) + "".join(note(remark) for remark in remarks[:8])
+    left = "".join(_pictures(run) for run in experiment.runs)
+    return f"<h3>{text(title)}</h3>{curves}{table(head, rows)}{''.join(note(remark) for remark in remarks[:8])}{left}"
+
+
+def _pictures(run: RunMaterial) -> str:
+    """Return the PNG pictures that the method left in its run folder, such as reconstructions of a pretraining."""
+    figures = []
+    for file in sorted(run.folder.glob("*.png"))[:MOST_PICTURES]:
+        if file.stat().st_size <= LARGEST_PICTURE and not file.is_symlink():
+            content = base64.b64encode(file.read_bytes()).decode("ascii")
+            title = text(f"fold {run.fold}: {file.stem.replace('_', ' ')}")
+            image = f'<img src="data:image/png;base64,{content}" alt="{title}" style="max-width:100%">'
+            figures.append(f'<figure class="wide"><figcaption>{title}</figcaption>{image}</figure>')
+    return "".join(figures)
 
 
 def _curve(run: RunMaterial, kind: str, field: str) -> list[tuple[float, float]]:

@@ -1,5 +1,6 @@
 """The report holds what exists, says what does not, and lets no foreign text become markup."""
 
+import base64
 import json
 import re
 import shutil
@@ -7,6 +8,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from PIL import Image
 
 from autoseg.errors import UserError
 from autoseg.reporting import report
@@ -121,3 +123,16 @@ def test_foreign_text_is_escaped(full_workspace, tmp_path):
     source = report(NAME, copy).read_text(encoding="utf-8")
     assert "<script>alert" not in source
     assert "&lt;script&gt;alert" in source
+
+
+def test_pictures_that_a_method_left_are_shown(full_workspace, tmp_path):
+    workspace = Workspace.open(tmp_path / "copy")
+    shutil.copytree(full_workspace.root, workspace.root)
+    run = next((workspace.results / NAME).glob("*/fold_0"))
+    Image.new("L", (4, 3), 128).save(run / "reconstruction_of<b>.png")
+    content = (run / "reconstruction_of<b>.png").read_bytes()
+    (run / "huge.png").write_bytes(b"0" * 3_000_000)
+    page = report(NAME, workspace).read_text("utf-8")
+    assert base64.b64encode(content).decode() in page
+    assert "reconstruction of&lt;b&gt;" in page
+    assert "huge" not in page
