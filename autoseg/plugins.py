@@ -72,8 +72,11 @@ class Found:
 
 def list_plugins(kind: Kind, workspace: Path | None = None) -> list[Found]:
     """Return every plug-in of a kind that can be found by name, sorted by name; nothing is imported."""
-    found = [entry for folder in search_places(kind, workspace) for entry in _scan_folder(kind, folder)]
-    return sorted(found, key=lambda entry: entry.name)
+    found: dict[tuple[str, Path, int], Found] = {}
+    for folder in search_places(kind, workspace):
+        for entry in _scan_folder(kind, folder):
+            found.setdefault((entry.name, entry.path.resolve(), entry.line), entry)
+    return sorted(found.values(), key=lambda entry: entry.name)
 
 
 def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
@@ -185,7 +188,16 @@ def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
     if folder.is_file():
         return in_file(kind, folder)
     files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
-    return [entry for path in files for entry in in_file(kind, path)]
+    return [entry for path in files for entry in in_file(kind, _installed_twin(kind, path))]
+
+
+def _installed_twin(kind: Kind, path: Path) -> Path:
+    """Return the installed file that `path` is a copy of, else `path`: who works in a clone of autoseg has both."""
+    for place in _installed(kind):
+        twin = place / path.name
+        if twin != path and twin.is_file() and twin.read_bytes() == path.read_bytes():
+            return twin
+    return path
 
 
 def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:

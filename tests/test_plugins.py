@@ -202,3 +202,16 @@ def test_listing_is_cheap():
         assert not heavy, heavy
     """
     subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)
+
+
+def test_a_copy_of_an_installed_plugin_beside_the_user_is_no_second_one(tmp_path, monkeypatch):
+    installed = find("architecture", "plain_unet")
+    (tmp_path / "architectures").mkdir()
+    copy = tmp_path / "architectures" / "plain_unet.py"
+    copy.write_bytes(installed.path.read_bytes())
+    monkeypatch.chdir(tmp_path)
+    assert find("architecture", "plain_unet").reference == "plain_unet"
+    assert [found.name for found in list_plugins("architecture")].count("plain_unet") == 1
+    copy.write_text(copy.read_text() + "\n# changed\n")
+    with pytest.raises(UserError, match="defined twice"):
+        find("architecture", "plain_unet")

@@ -232,7 +232,7 @@ class PatchStream:
         if previous is None:
             return None
         previous = previous.clamp_(min=0)
-        if self.settings.augmentation != "full":
+        if self.settings.augmentation == "none":
             return previous
         maps = previous.cpu().numpy()
         labels = range(1, len(self.labels.foreground_values) + 1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class _Pair:
     labels: Labels = field(repr=False)
     tolerance_mm: float
     folder: Path  # of the predictions, for the message
+    annotated: tuple[str, ...] | None = None  # the names that the reference shows; None: all
 
     def __str__(self) -> str:
         return self.case
@@ -77,7 +78,8 @@ def evaluate(
 ) -> Evaluation:
     """Score every label map of `references` against the file of the same case name in `predictions`.
 
-    Labels come from `dataset_json`, else from a dataset.json in either folder or beside `references`. Writes
+    Labels come from `dataset_json`, else from a dataset.json in either folder or beside `references`; so does the field
+    `annotated`, names by case: what a reference does not show is not scored. Writes
     `output` (a .json file or a folder; default: the predictions folder) and a CSV beside it.
 
     Raises: UserError if nothing can be scored; EvaluationFailed (a CasesFailed), after writing the scores of the
@@ -93,6 +95,8 @@ def evaluate(
     description = read_json(description_file)
     labels = labels_from_description(_modern(description), where=str(description_file))
     pairs = _pairs(predictions, references, str(description.get("file_ending", ".nii.gz")), labels, tolerance)
+    shown = _annotated(description, labels, str(description_file))
+    pairs = [replace(pair, annotated=shown.get(pair.case)) for pair in pairs]
     scores: dict[str, dict[str, Scores]] = {}
     failures: list[CaseError] = []
     for result in run_cases(_score, pairs, stage="evaluation", workers=workers, progress="evaluating"):
@@ -129,6 +133,7 @@ def _score(pair: _Pair) -> dict[str, Scores]:
         labels=pair.labels,
         spacing=reference_grid.spacing,
         tolerance_mm=pair.tolerance_mm,
+        annotated=pair.annotated,
     )
 
 
@@ -141,6 +146,18 @@ def _pairs(predictions: Path, references: Path, ending: str, labels: Labels, tol
     if extra:
         log.warning("%d prediction(s) without a reference are not scored: %s", len(extra), ", ".join(extra[:5]))
     return [_Pair(case, offered.get(case), path, labels, tolerance, predictions) for case, path in found.items()]
+
+
+def _annotated(description: dict[str, Any], labels: Labels, where: str) -> dict[str, tuple[str, ...]]:
+    """Return, for the cases that the description's field `annotated` lists, the names their references show."""
+    field = description.get("annotated") or {}
+    if not isinstance(field, dict):
+        raise UserError("annotated must be a mapping of case -> list of label names", where=where)
+    for case, names in field.items():
+        unknown = sorted(set(names) - set(labels.names)) if isinstance(names, list) else [names]
+        if unknown:
+            raise UserError(f"annotated of case {case} names {unknown[0]!r}, which is no label", where=where)
+    return {case: tuple(names) for case, names in field.items()}
 
 
 def _label_files(folder: Path, ending: str) -> dict[str, Path]:

@@ -22,6 +22,7 @@ from autoseg.selection.writing import MemberSource, write_model
 from autoseg.storage import content_hash, file_stamp, read_json
 from autoseg.workspace import Workspace
 
+FEWEST_CASES = 5  # validation cases from which post-processing is chosen: fewer show nothing about new ones
 log = logging.getLogger(__name__)
 
 
@@ -71,7 +72,7 @@ def find_best(
     records = [candidate.record(data.labels.names) for candidate in candidates]
     position = best_of(records)
     winner = candidates[position]
-    found = _postprocessing(winner, tables.get(winner.name), references, data, workers)
+    found, remarks = _postprocessing(winner, tables.get(winner.name), references, data, workers)
     selection = {
         "inputs": inputs,
         "best": winner.name,
@@ -79,7 +80,7 @@ def find_best(
         "postprocessing": list(found.trials),
         "foreground_dice": records[position]["foreground_dice"],
         "foreground_dice_postprocessed": found.foreground_dice,
-        "notes": [*notes, *more],
+        "notes": [*notes, *more, *remarks],
     }
     sources = _member_sources(winner, everything, workspace)
     write_model(folder, _model(data, sources, found, selection), sources)
@@ -123,7 +124,8 @@ def _postprocessing(
     references: Mapping[str, Reference],
     data: Dataset,
     workers: int | None,
-) -> Postprocessing:
+) -> tuple[Postprocessing, list[str]]:
+    """Return the post-processing, and in words why none was looked for."""
     if tables is None:
         (experiment,) = winner.experiments
         files = {
@@ -133,7 +135,14 @@ def _postprocessing(
         }
         tables = tables_from_files(files, references, data.labels, workers)
     annotated = {case: references[case].annotated for case in tables}
-    return determine_postprocessing(tables, data.labels, annotated=annotated)
+    held_out = all(experiment.out_of_fold for experiment in winner.experiments)
+    convincing = held_out and len(tables) >= FEWEST_CASES
+    remarks = []
+    if not convincing:
+        why = f"there are only {len(tables)} validation case(s)" if held_out else "the cases were trained on"
+        remarks = [f"no post-processing is chosen, since {why}"]
+        log.info("%s", remarks[0])
+    return determine_postprocessing(tables, data.labels, annotated=annotated, convincing=convincing), remarks
 
 
 def _member_sources(winner: Candidate, everything: Sequence[Experiment], workspace: Workspace) -> list[MemberSource]:

@@ -45,7 +45,10 @@ class FoldPredictor:
         self._network: Any = None
 
     def predict(self, case: str) -> Any:
-        """Return the logits of a case as inference's `Resampled`, ready for the original grid."""
+        """Return the logits of a case as inference's `Resampled`, ready for the original grid.
+
+        Tiles stand as in the run's own validation, so that ensembles and single configurations are compared alike.
+        """
         import torch
 
         from autoseg.inference import Resampled, predict_preprocessed
@@ -59,6 +62,7 @@ class FoldPredictor:
             self.configuration,
             mirror_axes=run.mirror_axes,
             device=self._device,
+            step_size=run.step_size,
             previous_label=None if name is None else stored.previous_stage(name=name),
         )
         return Resampled(logits, stored.properties, self.plans, self.configuration)

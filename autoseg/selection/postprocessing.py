@@ -33,9 +33,11 @@ def determine_postprocessing(
     labels: Labels,
     *,
     annotated: Mapping[str, Collection[str] | None] | None = None,
+    convincing: bool = True,
 ) -> Postprocessing:
     """Return the rules that raise the cross-validation Dice; tables by case, made with `value_sets(labels)`.
 
+    Without `convincing` (the cases were trained on, or are too few) rules are tried for the report and none is taken.
     `annotated`: for some cases the names that their reference shows; other names do not count there.
     """
     groups = value_sets(labels)
@@ -46,7 +48,7 @@ def determine_postprocessing(
         tried = {case: table.keep_largest(position, kept[case]) for case, table in tables.items()}
         new = _class_means(tables, tried, labels, annotated)
         target = [index for index, members in enumerate(labels.members) if set(members) == set(group)]
-        accepted = _better(means, new, None if position == 0 else target)
+        accepted = convincing and _better(means, new, None if position == 0 else target)
         trials.append(_trial(group, labels, means, new, accepted))
         if accepted:
             steps.append(PostprocessingStep(values=group))

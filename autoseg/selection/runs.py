@@ -41,6 +41,11 @@ class Run:
         return tuple(self.record.get("mirror_axes") or ())
 
     @property
+    def step_size(self) -> float:
+        """Return the distance of the tiles in the run's validation, as a share of the patch."""
+        return float(self.record.get("validation_step_size") or 0.5)
+
+    @property
     def previous_stage(self) -> str | None:
         """Return the name of the experiment that predicted the input of this cascade stage, or None."""
         return self.record.get("previous_stage")

@@ -8,7 +8,10 @@ from autoseg.errors import UserError
 
 
 def parse_folds(text: str, available: int) -> list[str]:
-    """Return fold names for a user's text; `available` is the number of folds of the split."""
+    """Return fold names for a user's text; `available` is the number of folds of the split.
+
+    A number beyond the split is allowed: it means a random 80:20 split of its own, as in nnU-Net.
+    """
     text = text.strip().lower()
     if text == "all":
         return ["all"]
@@ -21,11 +24,6 @@ def parse_folds(text: str, available: int) -> list[str]:
             raise UserError(f"folds {text!r} are not understood", mend="use 0, or 0,2, or 0-4, or cv, or all")
         first, last = int(match[1]), int(match[2] or match[1])
         folds += range(first, last + 1)
-    beyond = [fold for fold in folds if fold >= available]
-    if beyond:
-        if available == 0:
-            raise UserError("this data set has one case and no folds", mend="train on fold all")
-        raise UserError(
-            f"fold {beyond[0]} does not exist: the split has folds 0 to {available - 1}", mend="use cv for all of them"
-        )
+    if available == 0:
+        raise UserError("this data set has one case and no folds", mend="train on fold all")
     return [str(fold) for fold in dict.fromkeys(folds)]

@@ -15,7 +15,7 @@ from autoseg.devices import choose_device
 from autoseg.errors import UserError
 from autoseg.plans import Configuration, Plans
 from autoseg.randomness import generator
-from autoseg.raw import Dataset, make_splits, open_dataset
+from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext
@@ -228,7 +228,7 @@ class _Training:
         self, fold: str, splits: list[dict[str, list[str]]], store: CaseStore, previous: str | None
     ) -> RunContext:
         ids = [case.id for case in self.dataset.cases]
-        split = {"train": ids, "val": ids} if fold == "all" else splits[int(fold)]
+        split = split_of(splits, ids, fold)
         stored = set(store.cases)
         training = tuple(case for case in split["train"] if case in stored)
         unlabelled = tuple(case.id for case in self.dataset.unlabelled if case.id in stored)

@@ -12,7 +12,7 @@ from autoseg.evaluation import evaluate_case
 from autoseg.inference import Predictor, postprocess
 from autoseg.model_folder import read_model
 from autoseg.raw import read_image, read_label
-from autoseg.selection import find_best
+from autoseg.selection import best, find_best
 
 
 def candidates(model):
@@ -64,16 +64,25 @@ def test_the_ensemble_of_opposite_errors_wins_and_predicts_as_scored(two_biased)
     assert mean_dice(lab, cases, predicted) == pytest.approx(model.selection["foreground_dice_postprocessed"])
 
 
-def test_post_processing_is_scored_as_it_will_be_applied(two_biased):
+def test_post_processing_is_scored_as_it_will_be_applied(two_biased, monkeypatch):
+    monkeypatch.setattr(best, "FEWEST_CASES", 4)
     lab = two_biased
     model = read_model(find_best(lab.name, lab.workspace, ensembles=False, workers=1))
-    best = model.selection["best"]
-    assert best in ("2d", "3d_fullres")
+    chosen = model.selection["best"]
+    assert chosen in ("2d", "3d_fullres")
     assert model.postprocessing[0].values == (1, 2)  # the false island goes
     cases = [case.id for case in lab.dataset.cases]
-    expected = mean_dice(lab, cases, validated(lab, best, model.postprocessing))
+    expected = mean_dice(lab, cases, validated(lab, chosen, model.postprocessing))
     assert model.selection["foreground_dice_postprocessed"] == pytest.approx(expected)
     assert expected > model.selection["foreground_dice"]
+
+
+def test_few_cases_or_cases_that_were_trained_on_choose_no_post_processing(two_biased, lab):
+    model = read_model(find_best(two_biased.name, two_biased.workspace, ensembles=False, workers=1))
+    assert model.postprocessing == ()
+    assert any("only 4 validation case(s)" in note for note in model.selection["notes"])
+    assert not any(trial["accepted"] for trial in model.selection["postprocessing"])
+    assert model.selection["foreground_dice_postprocessed"] == pytest.approx(model.selection["foreground_dice"])
 
 
 def test_ties_go_to_the_earlier_candidate(lab):

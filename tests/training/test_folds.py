@@ -14,19 +14,22 @@ from autoseg.training.starting import choose_labelled
         ("1-2,1", ["1", "2"]),
         ("cv", ["0", "1", "2", "3", "4"]),
         ("all", ["all"]),
+        ("3,7", ["3", "7"]),  # beyond the split: a random 80:20 split of its own
     ],
 )
 def test_folds_as_a_user_writes_them(text, folds):
     assert parse_folds(text, 5) == folds
 
 
-def test_cv_of_a_single_case_is_all():
+def test_cv_of_a_single_case_is_all_and_it_has_no_other_fold():
     assert parse_folds("cv", 0) == ["all"]
+    with pytest.raises(UserError, match="one case and no folds"):
+        parse_folds("0", 0)
 
 
-@pytest.mark.parametrize(("text", "message"), [("5", "folds 0 to 4"), ("x", "not understood"), ("", "not understood")])
-def test_wrong_folds_are_told(text, message):
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("text", ["0-", "x", "", "1;2"])
+def test_wrong_folds_are_told(text):
+    with pytest.raises(UserError, match="not understood"):
         parse_folds(text, 5)
 
 
