@@ -23,7 +23,7 @@ from autoseg.plans import ChannelIntensities, Frozen, parse
 from autoseg.preprocessing.crop import Cropped
 from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
 from autoseg.preprocessing.value_sketch import ValueSketch, pool
-from autoseg.raw import Case, Dataset
+from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash, read_json, write_json
 from autoseg.workers import default_workers, run_cases
 from autoseg.workspace import Workspace
@@ -71,13 +71,20 @@ class Fingerprint(Frozen):
 
 
 def fingerprint(
-    dataset: Dataset, workspace: Workspace, *, workers: int | None = None, restart: bool = False
+    dataset: str | Path | Dataset,
+    workspace: str | Path | Workspace | None = None,
+    *,
+    workers: int | None = None,
+    restart: bool = False,
 ) -> Fingerprint:
     """Examine every training case, write fingerprint.json and return it; nothing is read again if nothing changed.
 
+    The data set is given as for `open_dataset`, or open already; the workspace by its folder, None is the default one.
     The decoded cases stay in a cache for preprocessing. Without training cases the unlabelled ones are examined.
     Cases that fail are listed in the written fingerprint, which covers the others; then CasesFailed is raised.
     """
+    workspace = place_of(workspace)
+    dataset = open_dataset(dataset, workspace)
     cases = dataset.cases or dataset.unlabelled
     if not cases:
         raise UserError("the data set has no training cases", where=dataset.folder, mend="add images and labels")

@@ -16,7 +16,7 @@ from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.case import preprocess_cropped
 from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
 from autoseg.preprocessing.locations import class_locations
-from autoseg.raw import Case, Dataset
+from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.store import CaseStore
 from autoseg.workers import default_workers, run_cases
@@ -48,19 +48,23 @@ class _Task:
 
 
 def preprocess(
-    dataset: Dataset,
+    dataset: str | Path | Dataset,
     plans: Plans,
-    workspace: Workspace,
+    workspace: str | Path | Workspace | None = None,
     configurations: Sequence[str] | None = None,
     *,
     workers: int | None = None,
     restart: bool = False,
-) -> None:
+) -> tuple[Path, ...]:
     """Write the stores of some configurations (default: all of the plans), for all training and unlabelled cases.
 
+    Returns the folders of the stores; configurations that want the same data share one. The data set is given as for
+    `open_dataset`, or open already; the workspace by its folder, None is the default one.
     Each case is read once for all configurations. Cases that are complete for unchanged files and settings are left
     alone unless `restart`. Raises CasesFailed after all other cases are done, UserError if the disk is too small.
     """
+    workspace = place_of(workspace)
+    dataset = open_dataset(dataset, workspace)
     chosen = _distinct([plans.configuration(name) for name in configurations or plans.configurations], plans)
     folders = [workspace.store_folder(dataset.name, one.data_identifier) for one in chosen]
     stores = [CaseStore(folder) for folder in folders]
@@ -100,6 +104,7 @@ def preprocess(
     cache.remove()
     before = f", {len(cases) - len(tasks)} were complete already" if len(tasks) < len(cases) else ""
     log.info("preprocessed %d case(s)%s", len(tasks), before)
+    return tuple(folders)
 
 
 def _process(context: _Context, task: _Task) -> None:

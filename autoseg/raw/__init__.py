@@ -11,7 +11,7 @@ from autoseg.raw.images import (
     write_label,
     write_probabilities,
 )
-from autoseg.raw.opening import open_dataset
+from autoseg.raw.opening import open_dataset, place_of
 from autoseg.raw.prediction_cases import list_prediction_cases
 from autoseg.raw.problems import CheckReport, Problem
 from autoseg.raw.splits import make_splits, split_of
@@ -29,6 +29,7 @@ __all__ = [
     "list_prediction_cases",
     "make_splits",
     "open_dataset",
+    "place_of",
     "probability_ending",
     "read_geometry",
     "read_image",

@@ -10,7 +10,7 @@ from autoseg.errors import UserError
 from autoseg.raw.case_check import CaseState, check_headers, check_voxels
 from autoseg.raw.dataset import Draft
 from autoseg.raw.images import FLAT_ENDINGS
-from autoseg.raw.opening import draft_dataset
+from autoseg.raw.opening import draft_dataset, place_of
 from autoseg.raw.problems import CheckReport, Problem
 from autoseg.workers import default_workers, run_cases
 from autoseg.workspace import Workspace
@@ -21,7 +21,7 @@ HEADER_THREADS = 8
 
 def check(
     reference: str | Path,
-    workspace: Workspace | None = None,
+    workspace: str | Path | Workspace | None = None,
     *,
     fix_geometry: bool = False,
     workers: int | None = None,
@@ -32,7 +32,7 @@ def check(
     same space, onto the grid of their image; the originals are kept in a folder beside. No problem stops the check; a
     data set that cannot be found is a UserError.
     """
-    path = (workspace or Workspace.open()).find_dataset(reference)
+    path = place_of(workspace).find_dataset(reference)
     try:
         draft = draft_dataset(path, workspace)
     except UserError as error:

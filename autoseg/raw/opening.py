@@ -18,8 +18,15 @@ from autoseg.workspace import Workspace
 TABLE_SUFFIXES = (".csv", ".tsv")
 
 
-def open_dataset(reference: str | Path, workspace: Workspace | None = None) -> Dataset:
-    """Open a data set given by path, or by name or number in the workspace. No voxel is read.
+def place_of(workspace: str | Path | Workspace | None) -> Workspace:
+    """Return the workspace given as such or by its folder; None: the default workspace."""
+    return workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
+
+
+def open_dataset(reference: str | Path | Dataset, workspace: str | Path | Workspace | None = None) -> Dataset:
+    """Open a data set given by path, or by name or number in the workspace; an open one is returned as it is.
+
+    No voxel is read.
 
     A folder with dataset.json: nnU-Net's raw layout (imagesTr, labelsTr, imagesTs, labelsTs; optional imagesUn, and
     nnU-Net's field `dataset`), or the Medical Segmentation Decathlon's (`training`: image and label; 4D images hold
@@ -41,15 +48,16 @@ def open_dataset(reference: str | Path, workspace: Workspace | None = None) -> D
 
     Raises UserError for the first problem; `check` lists all.
     """
+    if not isinstance(reference, (str, Path)):
+        return reference
     draft = draft_dataset(reference, workspace)
     raise_first(draft.problems)
     return draft.dataset
 
 
-def draft_dataset(reference: str | Path, workspace: Workspace | None = None) -> Draft:
+def draft_dataset(reference: str | Path, workspace: str | Path | Workspace | None = None) -> Draft:
     """Open a data set as far as possible and collect what is wrong with it."""
-    path = (workspace or Workspace.open()).find_dataset(reference)
-    path = Path(path)
+    path = place_of(workspace).find_dataset(reference)
     if path.is_dir() and not (path / "dataset.json").is_file():
         raise UserError(
             "the folder has no dataset.json",

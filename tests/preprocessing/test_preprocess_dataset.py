@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import autoseg
 from autoseg.errors import CasesFailed, UserError
 from autoseg.fingerprinting import fingerprint
 from autoseg.preprocessing import dataset as pipeline
@@ -60,6 +61,31 @@ def count_reads(monkeypatch) -> list:
         lambda paths, channels: reads.append(paths[0].name) or read_image(paths, channels=channels),
     )
     return reads
+
+
+def test_every_stage_takes_paths_names_and_open_data_sets(raw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    place = Workspace.open()
+    (tmp_path / place.raw).mkdir(parents=True)
+    raw.rename(place.raw / NAME)
+    dataset = open_dataset("4")
+    assert open_dataset(dataset) is dataset
+    measured = autoseg.fingerprint("4")
+    assert autoseg.fingerprint(place.raw / NAME, str(place.root)) == autoseg.fingerprint(dataset, place) == measured
+    options = {"planner": "nnunet", "gpu_memory": 4.0, "configurations": ["3d_fullres"]}
+    plans = autoseg.plan("Hippocampus", **options)
+    assert autoseg.plan(dataset, measured, place, **options) == plans
+    folder = place.store_folder(NAME, plans.configuration("3d_fullres").data_identifier)
+    for given in ("4", place.raw / NAME):
+        assert autoseg.preprocess(given, plans, workers=1) == (folder,)
+    assert autoseg.preprocess(dataset, plans, place.root, ["3d_fullres"], workers=1) == (folder,)
+    assert len(CaseStore(folder).cases) == 4
+
+
+def test_plan_measures_what_was_not_measured(raw, workspace):
+    plans = autoseg.plan(raw, workspace=workspace.root, planner="nnunet", gpu_memory=4.0)
+    assert (workspace.preprocessed_folder(NAME) / "fingerprint.json").is_file()
+    assert plans.dataset_name == NAME
 
 
 def test_stores_hold_what_single_cases_give_and_every_file_is_read_once(raw, workspace, plans, monkeypatch):
