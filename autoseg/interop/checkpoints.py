@@ -31,6 +31,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Only tensors, plain Python types and numpy numbers are read: the unpickler refuses everything else before it is
     imported or called, and the checkpoint with it.
     """
+    _check_intact(path)
     try:
         with torch.serialization.safe_globals(ALLOWED):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
@@ -50,6 +51,23 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(content.get("init_args"), Mapping):
         raise UserError("the file has no field init_args", where=path, mend="give a checkpoint of nnU-Net v2")
     return content
+
+
+def _check_intact(path: Path) -> None:
+    """Raise UserError for a zip file with changed bytes; torch does not compare its checksums."""
+    if not path.is_file() or not zipfile.is_zipfile(path):
+        return  # an older checkpoint, which has no checksums; what is no checkpoint at all is told later
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged or hostile file can raise anything
+        raise UserError(f"not a readable checkpoint ({_reason(error)})", where=path, mend="copy it again") from None
+    if damaged is not None:
+        raise UserError(
+            f"not a readable checkpoint ({damaged!r} in it does not match its checksum)",
+            where=path,
+            mend="copy it again",
+        )
 
 
 def _reason(error: Exception) -> str:

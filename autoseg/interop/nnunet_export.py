@@ -13,10 +13,11 @@ from safetensors.torch import load_file
 
 from autoseg.errors import UserError
 from autoseg.interop.folders import new_folder
+from autoseg.interop.names import NAME, checked_name
 from autoseg.interop.nnunet_plans import ARCHITECTURES, BLOCKS, DEFAULTS, LAYERS, ORDERS, PREPROCESSOR, RESAMPLING
 from autoseg.interop.nnunet_plans import SCHEMES as SCHEMES_HERE
 from autoseg.labels import Labels
-from autoseg.model_folder import Member, Model, read_member_plans, read_model
+from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans, read_model
 from autoseg.plans import Configuration, Plans
 from autoseg.plugins import build_network
 from autoseg.storage import write_json
@@ -49,6 +50,7 @@ def export_nnunet(model_folder: Path | str, output: Path | str) -> list[Path]:
     with new_folder(output) as new:
         for member in model.members:
             plans = read_member_plans(folder, member)
+            checked_name(plans.plans_name, "plans_name", folder / member.plans_file)
             target = new / name / f"{TRAINER}__{_plans_name(plans)}__{member.configuration}"
             if target.exists():
                 raise UserError(
@@ -68,6 +70,9 @@ def _check_member(member: Member, folder: Path) -> None:
             where=folder,
             mend="use `autoseg export --format onnx`, which takes any architecture",
         )
+    checked_name(member.configuration, "configuration", folder / MODEL_FILE)
+    for fold in member.folds:
+        checked_name(fold, "fold", folder / MODEL_FILE)
 
 
 def _write_member(
@@ -219,7 +224,11 @@ def _reader(model: Model) -> str:
 
 
 def _dataset_name(name: str) -> str:
-    return name if DATASET_NAME.fullmatch(name) else f"Dataset999_{re.sub(r'[^A-Za-z0-9]+', '', name) or 'Model'}"
+    return (
+        name
+        if DATASET_NAME.fullmatch(name) and NAME.fullmatch(name)
+        else f"Dataset999_{re.sub(r'[^A-Za-z0-9]+', '', name) or 'Model'}"
+    )
 
 
 def _plans_name(plans: Plans) -> str:

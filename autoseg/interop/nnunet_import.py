@@ -16,7 +16,9 @@ import autoseg
 from autoseg.errors import UserError
 from autoseg.interop.checkpoints import read_checkpoint
 from autoseg.interop.folders import new_folder
-from autoseg.interop.nnunet_plans import REORIENTING_READERS, channel_names, read_plans, resolve
+from autoseg.interop.names import checked_name
+from autoseg.interop.nnunet_checks import check_tensor
+from autoseg.interop.nnunet_plans import REORIENTING_READERS, channel_names, read_plans
 from autoseg.interop.sources import Experiment, find_experiments, opened, read_experiment
 from autoseg.labels import Labels, labels_from_description
 from autoseg.model_folder import MODEL_FILE, Member, Model, PostprocessingStep, checksums
@@ -135,11 +137,12 @@ def _configured(experiment: Experiment, labels: Labels, *, in_ensemble: bool) ->
     where = experiment.folder / "plans.json"
     first = next(iter(experiment.checkpoints.values()))
     name = read_checkpoint(first)["init_args"].get("configuration")
-    if not isinstance(name, str):
+    if name is None:
         raise UserError("field init_args.configuration is missing", where=first)
+    checked_name(name, "init_args.configuration", first)
     _same_description(experiment, labels)
     plans = read_plans(experiment.plans, experiment.description, labels, name, where)
-    return _Chosen(experiment, name, plans, resolve(experiment.plans, name, where).get("previous_stage"), in_ensemble)
+    return _Chosen(experiment, name, plans, plans.configuration(name).previous_stage, in_ensemble)
 
 
 def _same_description(experiment: Experiment, labels: Labels) -> None:
@@ -203,6 +206,8 @@ def own_weights(weights: Mapping[str, Any], network: nn.Module, where: Path) -> 
     wrong = [name for name, value in named.items() if not isinstance(value, torch.Tensor)]
     if wrong:
         raise UserError(f"network_weights holds something else than tensors: {wrong[0]}", where=where)
+    for name, value in named.items():
+        check_tensor(name, value, where)
     wanted = network.state_dict()
     missing = [name for name in wanted if name not in named]
     placed = {_place(named[name]) for name in wanted if name in named}

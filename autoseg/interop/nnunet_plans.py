@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
+from autoseg.interop.names import checked_name
+from autoseg.interop.nnunet_checks import check_plans, stage_count
 from autoseg.labels import Labels
 from autoseg.plans import Configuration, NetworkSpec, Plans, parse
 
@@ -102,10 +104,17 @@ def _read_plans(
     fields = resolve(theirs, name, where)
     _check_processing(theirs, fields, where)
     channels = channel_names(description, where)
-    previous = fields.get("previous_stage")
+    previous = fields.get("previous_stage") or None
     inputs = len(channels) + (len(labels.foreground_values) if previous else 0)
     architecture, spec = _network(fields, inputs, labels.num_outputs, where)
-    following = fields.get("next_stage")
+    following = fields.get("next_stage") or None
+    following = following if following is None or isinstance(following, str) else following[0]
+    identifier = fields.get("data_identifier", f"{theirs['plans_name']}_{name}")
+    for field, part in (("dataset_name", theirs["dataset_name"]), ("plans_name", theirs["plans_name"])):
+        checked_name(part, field, where)
+    for field, part in (("previous_stage", previous), ("next_stage", following), ("data_identifier", identifier)):
+        if part is not None:
+            checked_name(part, f"configurations.{name}.{field}", where)
     configuration = {
         "name": name,
         "dims": spec["dims"],
@@ -116,11 +125,11 @@ def _read_plans(
         "batch_dice": bool(fields.get("batch_dice", False)),
         "normalization": [SCHEMES[scheme] for scheme in fields["normalization_schemes"]],
         "use_mask": fields["use_mask_for_norm"],
-        "data_identifier": fields.get("data_identifier", f"{theirs['plans_name']}_{name}"),
+        "data_identifier": identifier,
         "architecture": architecture,
         "network": spec,
         "previous_stage": previous,
-        "next_stage": following if following is None or isinstance(following, str) else following[0],
+        "next_stage": following,
     }
     own = {
         "dataset_name": theirs["dataset_name"],
@@ -135,7 +144,9 @@ def _read_plans(
         "configurations": {name: parse(Configuration, configuration, where).model_dump()},
         "notes": (f"imported from nnU-Net's plans {theirs['plans_name']}",),
     }
-    return parse(Plans, own, where)
+    plans = parse(Plans, own, where)
+    check_plans(plans, where)
+    return plans
 
 
 def _intensities(theirs: Mapping[str, Any], channels: int) -> list[dict[str, Any]]:
@@ -168,7 +179,7 @@ def _network(fields: Mapping[str, Any], inputs: int, outputs: int, where: Path) 
     architecture, arguments, dims = ARCHITECTURES[kind], dict(entry["arch_kwargs"]), len(fields["patch_size"])
     for key, layer in LAYERS.items():
         _same(f"architecture.{key}", str(arguments.pop(key)).rpartition(".")[2], (layer.format(dims),), where)
-    stages = int(arguments.pop("n_stages"))
+    stages = stage_count(arguments.pop("n_stages"), where)
     spec = {
         "dims": dims,
         "in_channels": inputs,
@@ -190,7 +201,7 @@ def _network(fields: Mapping[str, Any], inputs: int, outputs: int, where: Path) 
                 _same(f"architecture.{key}.{name}", number, (DEFAULTS[key].get(name, "nothing"),), where)
         else:
             _same(f"architecture.{key}", value, (DEFAULTS[key],), where)
-    return architecture, NetworkSpec(**spec).model_dump()
+    return architecture, parse(NetworkSpec, spec, where).model_dump()
 
 
 def _per_stage(value: Any, stages: int) -> list[int]:

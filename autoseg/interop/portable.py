@@ -18,7 +18,8 @@ from autoseg.errors import UserError
 from autoseg.inference.members import LoadedMember, load_members
 from autoseg.interop import runner
 from autoseg.interop.folders import new_folder
-from autoseg.model_folder import Model, checksums, read_model
+from autoseg.interop.names import checked_name
+from autoseg.model_folder import MODEL_FILE, Model, checksums, read_model
 from autoseg.storage import write_json
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,8 @@ def export(
         raise UserError(f"export to {format} needs {', '.join(missing)}", mend="pip install 'autoseg-engine[export]'")
     folder, output = Path(model_folder), Path(output)
     model = read_model(folder)
+    for name in (part for member in model.members for part in (member.name, *member.folds)):
+        checked_name(name, "members", folder / MODEL_FILE)
     members = load_members(folder, model, device=torch.device("cpu"), folds=folds, trust_plugins=trust_plugins)
     with new_folder(output) as new:
         described = [_write_member(new, member, format) for member in members]

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from autoseg.errors import UserError
+from autoseg.interop.names import FOLD
 from autoseg.storage import read_json
 
 log = logging.getLogger(__name__)
@@ -129,7 +130,7 @@ def _check_sizes(entries: Sequence[zipfile.ZipInfo], source: Path, target: Path)
 
 def _is_wanted(name: str, checkpoint: str) -> bool:
     path = PurePosixPath(name)
-    in_fold = path.name == checkpoint and path.parent.name.startswith("fold_")
+    in_fold = path.name == checkpoint and FOLD.fullmatch(path.parent.name) is not None
     return in_fold or path.name in (*DESCRIPTIONS, "postprocessing.json")
 
 
@@ -137,7 +138,7 @@ def find_experiments(folder: Path, checkpoint: str) -> list[Experiment]:
     """Return the experiments at `folder` or up to three levels below it, sorted by name."""
     for depth in range(4):
         found = [path.parent for path in sorted(folder.glob("/".join(["*"] * depth + ["plans.json"])))]
-        found = [path for path in found if any(path.glob("fold_*"))]
+        found = [path for path in found if _folds(path)]
         if found:
             return [read_experiment(path, checkpoint) for path in found]
     raise UserError(
@@ -149,9 +150,13 @@ def find_experiments(folder: Path, checkpoint: str) -> list[Experiment]:
 
 def read_experiment(folder: Path, checkpoint: str) -> Experiment:
     """Read the descriptions of one experiment and list its checkpoints."""
-    checkpoints = {path.name.removeprefix("fold_"): path / checkpoint for path in sorted(folder.glob("fold_*"))}
+    checkpoints = {path.name.removeprefix("fold_"): path / checkpoint for path in _folds(folder)}
     plans, description = (read_json(folder / name) for name in DESCRIPTIONS)
     for name, content in zip(DESCRIPTIONS, (plans, description), strict=True):
         if not isinstance(content, dict):
             raise UserError("the file does not hold a JSON object", where=folder / name)
     return Experiment(folder, plans, description, {fold: p for fold, p in checkpoints.items() if p.is_file()})
+
+
+def _folds(folder: Path) -> list[Path]:
+    return [path for path in sorted(folder.glob("fold_*")) if FOLD.fullmatch(path.name)]
