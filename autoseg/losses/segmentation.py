@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from autoseg.labels import Labels
 from autoseg.losses.dice import negative_dice
@@ -17,7 +18,7 @@ class SegmentationLoss(nn.Module):
     Voxels with the ignore value count for nothing. With `batch_dice` the Dice sums run over the batch and over all
     processes. Where a sample is annotated for some classes only, its background may hide the others: their
     probability is added to that of the background, and they are left out of its Dice; of regions those that are not
-    completely annotated are left out.
+    completely annotated are left out. A voxel whose class is not annotated in its sample counts as background.
     """
 
     def __init__(self, labels: Labels, *, batch_dice: bool, dice_weight: float = 1.0, ce_weight: float = 1.0):
@@ -37,6 +38,10 @@ class SegmentationLoss(nn.Module):
         logits (B, outputs, *S), segmentation (B, *S) internal values, annotated (B, K + 1) bool over internal values.
         """
         check_shapes(logits, segmentation)
+        if annotated is not None:
+            annotated = annotated.to(logits.device)
+            if not self.labels.regions:
+                segmentation = hide_classes(segmentation, annotated)
         ignored = self.labels.ignore_index
         valid = None if ignored is None else segmentation != ignored
         voxels = segmentation.numel() if valid is None else valid.sum().clamp_min(1)
@@ -55,7 +60,6 @@ class SegmentationLoss(nn.Module):
     ) -> Tensor:
         weights = None
         if annotated is not None:
-            annotated = annotated.to(logits.device)
             logits = merge_into_background(logits, annotated)
             weights = annotated[:, 1:].float()
         sums = softmax_sums(logits, segmentation, valid)
@@ -76,13 +80,24 @@ class SegmentationLoss(nn.Module):
         if annotated is None:
             entropy, weights = sums.cross_entropy.sum() / (voxels * len(members)), None
         else:
-            missing = ~annotated.to(logits.device)  # (B, K + 1)
+            missing = ~annotated  # (B, K + 1)
             weights = (~(missing[:, None] & members[None, :, :-1]).any(2)).float()  # (B, R)
             per_sample = (segmentation >= 0 if valid is None else valid).flatten(1).sum(1)
             counted = (weights * per_sample[:, None]).sum().clamp_min(1)
             entropy = (sums.cross_entropy * weights).sum() / counted
         dice = negative_dice(sums, batch_dice=self.batch_dice, weights=weights)
         return self.dice_weight * dice + self.ce_weight * entropy
+
+
+def hide_classes(segmentation: Tensor, annotated: Tensor) -> Tensor:
+    """Return the target (B, *S) with background where it shows a class that is not annotated in its sample.
+
+    Such a class has probability 0 (see `merge_into_background`), so as a target its cross-entropy would be infinite.
+    annotated (B, K) bool over internal values; the ignore value K and -1 stay.
+    """
+    known = functional.pad(annotated, (0, 1), value=True)
+    shown = known.gather(1, segmentation.flatten(1).clamp(min=0).long()).view(segmentation.shape)
+    return segmentation.masked_fill(~shown, 0)
 
 
 def merge_into_background(logits: Tensor, annotated: Tensor) -> Tensor:

@@ -187,6 +187,27 @@ def _label_voxels(state: CaseState, path: Path) -> None:
         state.complain(
             "the label map is empty: no voxel of any class", path, field="label values", value="0", severity="warning"
         )
+    _not_annotated(state, path, values)
+
+
+def _not_annotated(state: CaseState, path: Path, values: dict[int, int]) -> None:
+    """Warn of voxels of classes that the case is not said to be annotated for: training takes them as background."""
+    annotated, labels = state.case.annotated, state.labels
+    if annotated is None:
+        return
+    shown = {value for name in annotated for value in labels.values.get(name, ())}
+    hidden = set(labels.foreground_values) - shown
+    for name, members in labels.values.items():
+        count = sum(values.get(value, 0) for value in hidden.intersection(members))
+        if count:
+            state.complain(
+                f"{count} voxel(s) of class {name!r}, which is not listed as annotated in this case",
+                path,
+                field="annotated",
+                value=name,
+                mend="list the class as annotated, or remove its voxels",
+                severity="warning",
+            )
 
 
 def count_values(label: np.ndarray) -> Iterator[tuple[int, int]]:

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 from torch.nn import functional
@@ -155,3 +157,33 @@ def test_the_target_is_not_changed():
     for labels in (IGNORING, REGIONS_IGNORING):
         SegmentationLoss(labels, batch_dice=False)(torch.zeros(1, labels.num_outputs, 2, 2), target)
     assert target.tolist() == [[[3, 0], [1, -1]]]
+
+
+def test_a_target_of_a_class_that_is_not_annotated_is_background():
+    # one voxel, all logits 0, b annotated, a not: the background has probability 1/3 + 1/3, b has 1/3 and no voxel
+    logits = torch.zeros(1, 3, 1, 1, requires_grad=True)
+    annotated = torch.tensor([[True, False, True]])
+    value = SegmentationLoss(THREE, batch_dice=False)(logits, torch.tensor([[[1]]], dtype=torch.int16), annotated)
+    assert value.item() == pytest.approx(-math.log(2 / 3) - 1e-5 / (1 / 3 + 1e-5), abs=1e-6)
+    value.backward()
+    assert torch.isfinite(logits.grad).all()
+
+
+@pytest.mark.parametrize("labels", [THREE, IGNORING, REGIONS, REGIONS_IGNORING], ids=["three", "ign", "reg", "regign"])
+def test_targets_that_are_not_annotated_change_nothing_else(labels):
+    random = torch.Generator().manual_seed(1)
+    logits = torch.randn(2, labels.num_outputs, 6, 7, generator=random)
+    target = torch.randint(-1, 3 if labels.ignore_index is None else 4, (2, 6, 7), generator=random)
+    annotated = torch.tensor([[True, True, False], [True, True, True]])
+    cleaned = target.clone()
+    cleaned[0][cleaned[0] == 2] = 0
+    loss = SegmentationLoss(labels, batch_dice=True)
+    assert torch.isfinite(loss(logits, target, annotated))
+    assert torch.equal(loss(logits, target, annotated), loss(logits, cleaned, annotated))
+
+
+def test_a_region_takes_values_that_are_not_annotated_as_background():
+    # one voxel at logit 0; "core" (value 2) is annotated, value 1 is not: "whole" is left out, "core" has no voxel
+    annotated = torch.tensor([[True, False, True]])
+    value = SegmentationLoss(REGIONS, batch_dice=False)(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1).long(), annotated)
+    assert value.item() == pytest.approx(math.log(2) - 1e-5 / (0.5 + 1e-5), abs=1e-6)

@@ -184,3 +184,25 @@ def test_count_values():
     assert list(count_values(label[:, :2])) == [(-1, 1), (0, 1), (3, 2)]
     assert list(count_values(np.array([200, 255], dtype=np.uint8))) == [(200, 1), (255, 1)]
     assert list(count_values(np.array([-100, 100], dtype=np.int8))) == [(-100, 1), (100, 1)]
+
+
+def test_voxels_of_classes_that_are_not_annotated(sound):
+    content = json.loads((sound / "dataset.json").read_text())
+    (sound / "dataset.json").write_text(json.dumps(content | {"annotated": {"a": ["x"], "b": ["x", "y"]}}))
+    label = np.zeros((8, 9, 10), np.uint8)
+    label[0, 0, :3], label[1] = 2, 1
+    save(sound / "labelsTr" / "a.nii.gz", label)
+    report = check(sound, workers=1)
+    assert report.ok
+    (problem,) = report.warnings
+    assert (problem.case, problem.field, problem.value) == ("a", "annotated", "y")
+    assert problem.message == "3 voxel(s) of class 'y', which is not listed as annotated in this case"
+    assert problem.mend == "list the class as annotated, or remove its voxels"
+
+
+def test_regions_that_are_not_annotated(sound):
+    content = json.loads((sound / "dataset.json").read_text())
+    content |= {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "annotated": {"a": ["core"], "b": ["whole"]}}
+    (sound / "dataset.json").write_text(json.dumps(content))
+    found = [(problem.case, problem.value) for problem in check(sound, workers=1).warnings]
+    assert found == [("a", "whole")]
