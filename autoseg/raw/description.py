@@ -57,6 +57,9 @@ def parse_description(content: dict[str, Any], file: Path) -> Description:
         description.labels = labels_from_description(content, str(file))
     except UserError as error:
         description.problems.append(Problem.of_error(error, field="labels"))
+    if "ignore" in content:
+        mend = 'write it into labels: {"labels": {"background": 0, "tumour": 1, "ignore": 2}}'
+        description.complain("ignore", content["ignore"], "the ignore label belongs inside labels", mend)
     _file_ending(description, content.get("file_ending"))
     count = content.get("numTraining")
     if isinstance(count, int) and not isinstance(count, bool) and count >= 0:

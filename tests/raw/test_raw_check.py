@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import UserError
-from autoseg.raw import check, read_label
+from autoseg.raw import check, open_dataset, read_label
 from autoseg.raw.case_check import count_values
 
 FAULTS = {
@@ -206,3 +206,16 @@ def test_regions_that_are_not_annotated(sound):
     (sound / "dataset.json").write_text(json.dumps(content))
     found = [(problem.case, problem.value) for problem in check(sound, workers=1).warnings]
     assert found == [("a", "whole")]
+
+
+def test_an_ignore_label_outside_of_labels_is_told(sound):
+    content = json.loads((sound / "dataset.json").read_text())
+    (sound / "dataset.json").write_text(json.dumps(content | {"ignore": 2}))
+    (problem,) = check(sound, workers=1).errors
+    assert (problem.field, problem.value) == ("ignore", "2")
+    assert "the ignore label belongs inside labels" in problem.message
+    with pytest.raises(UserError, match="the ignore label belongs inside labels"):
+        open_dataset(sound)
+    content["labels"]["ignore"] = content["labels"].pop("y")
+    (sound / "dataset.json").write_text(json.dumps(content))
+    assert check(sound, workers=1).ok
