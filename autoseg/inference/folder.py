@@ -141,10 +141,26 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
 def _read(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
     image = read_image(job.case.images, channels=len(predictor.model.channel_names))
     data, spacing = image.data, image.geometry.spacing
+    _require_finite(data, job.case.images)
     if predictor.model.orientation == "ras":
         turn = Orientation.to_ras(image.geometry)
         data, spacing = np.ascontiguousarray(turn.apply(data)), turn.spacing(spacing)
     return predictor.prepare(data, spacing), image.geometry
+
+
+def _require_finite(data: np.ndarray, files: Sequence[Path]) -> None:
+    """Refuse NaN and infinite voxels here, where the file of each channel is known."""
+    for channel, volume in enumerate(data):
+        with np.errstate(invalid="ignore"):  # the sum of both infinities is NaN, which is the answer
+            finite = np.isfinite(volume.sum(dtype=np.float64))
+        if finite:
+            continue
+        nan, infinite = int(np.isnan(volume).sum()), int(np.isinf(volume).sum())
+        raise UserError(
+            f"channel {channel} has {nan} NaN and {infinite} infinite voxel(s)",
+            where=files[channel] if len(files) == len(data) else files[0],
+            mend="replace them, for example by the value of the background",
+        )
 
 
 def _as_stored(prediction: Prediction, geometry: Geometry) -> Prediction:

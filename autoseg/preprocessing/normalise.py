@@ -32,8 +32,10 @@ def normalise(
     result = np.array(image, dtype=np.float32, order="C")
     for channel, volume in enumerate(result):
         if not np.isfinite(volume.sum(dtype=np.float64)):
+            count = volume.size - int(np.isfinite(volume).sum())
             raise UserError(
-                f"channel {channel} holds values that are not finite (NaN or infinite)", mend="correct them"
+                f"channel {channel} holds {count} voxel(s) that are not finite (NaN or infinite)",
+                mend="replace them, for example by the value of the background",
             )
         masked = inside if use_mask[channel] else None
         known = intensities[channel] if schemes[channel] == "ct" else None

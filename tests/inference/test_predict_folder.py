@@ -243,3 +243,15 @@ def test_a_dicom_series_is_one_case(predictor, tmp_path):
 def test_input_and_output_must_differ(predictor, images):
     with pytest.raises(UserError, match="same folder"):
         predictor.predict_folder(images, images)
+
+
+def test_voxels_that_are_not_finite_are_told_with_file_channel_and_number(predictor, images, tmp_path):
+    file = images / "b_0000.nii.gz"
+    stored = nib.load(file)
+    voxels = stored.get_fdata(dtype=np.float32)
+    voxels[0, 0, :3], voxels[1, 1, :2], voxels[2, 2, 0] = np.nan, np.inf, -np.inf
+    nib.save(nib.Nifti1Image(voxels, stored.affine), file)
+    errors = {result.case: result.error for result in predictor.predict_folder(images, tmp_path / "out")}
+    assert errors["b"].startswith(f"{file}: channel 0 has 3 NaN and 3 infinite voxel(s)")
+    assert "To mend it: replace them" in errors["b"]
+    assert [errors[name] for name in "acd"] == [None] * 3

@@ -52,7 +52,7 @@ def test_the_input_is_not_changed_and_integers_are_taken():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_values_that_are_not_finite_are_refused(bad):
-    with pytest.raises(UserError, match="channel 0 holds values that are not finite"):
+    with pytest.raises(UserError, match=r"channel 0 holds 1 voxel\(s\) that are not finite"):
         run([1, bad], "zscore")
 
 
