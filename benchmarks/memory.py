@@ -50,7 +50,8 @@ def measure(name: str, size: str, device: str) -> dict:
     import torch
 
     from autoseg import plugins
-    from autoseg.planning.memory import DTYPES, make_optimizer, trace_training, training_loss
+    from autoseg.planning.memory import trace_training
+    from autoseg.training.bare_step import DTYPES, make_optimizer, training_loss
 
     dims, patch, batch, features, stages = (GPU_SIZES if device == "cuda" else SIZES)[size]
     architecture = plugins.load("architecture", name)

@@ -74,7 +74,10 @@ Recipe = Annotated[
 ]
 Processes = Annotated[int, typer.Option("--processes", min=1, metavar="N", help="Processes, one per GPU.")]
 Deterministic = Annotated[
-    bool, typer.Option("--deterministic", help="The same seed gives the same bits, at some cost of speed.")
+    bool,
+    typer.Option(
+        "--deterministic", help="The same seed gives the same bits, at some cost of speed; not with --time-budget."
+    ),
 ]
 # Known to `autoseg.cli.running` before any command is parsed; it stands in the signatures so that --help shows it.
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and debugging messages.")]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from autoseg.plans import Precision, TrainingPlan
-from autoseg.training.recipe import short_recipe
+from autoseg.training.recipe import recipe_for
 
 MOST_FOLDS = 5
 TRAINING_SHARE = 0.9  # of a fold's time; the rest is start-up
@@ -98,4 +98,4 @@ def climb(
 
 def short_training(steps: int, *, seconds_per_fold: float | None, precision: Precision) -> TrainingPlan:
     """Return the plan's recipe of a run without the time for nnU-Net's: `training.recipe` tells which and why."""
-    return TrainingPlan(steps=steps, precision=precision, time_budget=seconds_per_fold, **short_recipe(steps))
+    return TrainingPlan(steps=steps, precision=precision, time_budget=seconds_per_fold, **recipe_for(steps))

@@ -25,12 +25,12 @@ from autoseg.planning.budget import (
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.memory import Untraceable
 from autoseg.planning.planner import Frame, Sized
-from autoseg.planning.probe import StepTime, time_step
 from autoseg.planning.resources import GIB, Resources
 from autoseg.planning.topology import Topology
 from autoseg.planning.traced import TracedPlanner
 from autoseg.plans import NetworkSpec, Plans, TrainingPlan
-from autoseg.training.recipe import short_recipe
+from autoseg.training.probe import StepTime, time_step
+from autoseg.training.recipe import recipe_for
 
 UNET_BYTES = 16  # per element of nnU-Net's feature-map sum, at most: a plain U-Net's training step in fp32 takes 11
 
@@ -142,7 +142,7 @@ class TimedPlanner(TracedPlanner):
         """Return how many steps there is time for in a fold, beside the validation of its held-out cases."""
         step = self._time(sized, frame).seconds
         median = sized.median if len(sized.median) == 3 else (frame.median[0], *sized.median)
-        mirrored = bool(short_recipe(int(training_seconds(self._budget(frame), frame.cases) / step))["mirror"])
+        mirrored = bool(recipe_for(int(training_seconds(self._budget(frame), frame.cases) / step))["mirror"])
         validation = validation_seconds(
             step, sized.batch_size, sized.spec.patch_size, median, frame.cases,
             mirrors=2 ** len(sized.spec.patch_size) if mirrored else 1,

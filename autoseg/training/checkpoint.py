@@ -31,6 +31,8 @@ class Progress:
     blind_validations: int = 0  # consecutive validations in which nothing but background was predicted
     finished: bool = False
     last_validation: float = 0.0  # progress at the last validation
+    budget: float | None = None  # training seconds of the whole run, where a time budget decides
+    budget_asked: float | None = None  # the seconds that the start asked for, from which `budget` came
 
 
 @dataclass(frozen=True)

@@ -13,10 +13,20 @@ from typing import Any
 
 ADAPTIVE_BELOW = 20_000  # steps below which AdamW replaces nnU-Net's SGD
 SHORT_BELOW = 5_000  # steps below which images are neither mirrored nor warped
+FULL = {
+    "optimizer": "sgd",
+    "learning_rate": 0.01,
+    "weight_decay": 3e-5,
+    "warmup_steps": 0,
+    "augmentation": "full",
+    "mirror": True,
+}  # nnU-Net's
 
 
-def short_recipe(steps: int) -> dict[str, Any]:
-    """Return the training settings for a run of so few steps that nnU-Net's schedule would not anneal in it."""
+def recipe_for(steps: int) -> dict[str, Any]:
+    """Return the training settings for a run of so many steps: nnU-Net's from `ADAPTIVE_BELOW` on."""
+    if steps >= ADAPTIVE_BELOW:
+        return dict(FULL)
     short = steps < SHORT_BELOW
     return {
         "optimizer": "adamw",
@@ -26,3 +36,8 @@ def short_recipe(steps: int) -> dict[str, Any]:
         "augmentation": "light" if short else "full",
         "mirror": not short,
     }
+
+
+def length_of(steps: int) -> int:
+    """Return the class of lengths that share a recipe: 0 short, 1 middle, 2 long."""
+    return (steps >= SHORT_BELOW) + (steps >= ADAPTIVE_BELOW)

@@ -34,6 +34,7 @@ from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, validate
 from autoseg.training.validation_plan import STEP_SIZES, ValidationPlan, plan_validation
 
 PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
+SAME_BUDGET = 0.1  # by how much the share of a fold may differ between two starts with the same time budget
 LARGEST_OBSERVATION = 0.06  # of a fold's time that predicting the observed cases once may take
 logger = logging.getLogger("autoseg.training")
 
@@ -139,9 +140,7 @@ def _train(
             planned = plan_validation(trainer, fabric.device, options.seconds)
             observed = min(observed, planned.observable(LARGEST_OBSERVATION * options.seconds))
             _tell(planned, observed, options.seconds, log)
-        # What was trained before a resume counts as trained; what is left of this start's share comes on top.
-        left = options.seconds - (time.monotonic() - started) - planned.seconds
-        budget = state.progress.elapsed + max(left, 0.1 * options.seconds)
+        budget = _budget(state.progress, options.seconds, (time.monotonic() - started) + planned.seconds)
     _record(context, validation_step_size=planned.step_size)
     observer = None
     if trainer.needs_labels and context.rank == 0:
@@ -155,6 +154,18 @@ def _train(
     fit(run)
     state.progress.finished = True
     run.save()
+
+
+def _budget(progress: Progress, seconds: float, spent: float) -> float:
+    """Return the training seconds of the whole run; a resumed one keeps its own, so that its schedule goes on.
+
+    Only a call with another time budget changes it: what it leaves beside the `spent` seconds then comes on top.
+    """
+    asked = progress.budget_asked
+    if progress.budget is None or asked is None or abs(seconds - asked) > SAME_BUDGET * asked:
+        progress.budget = progress.elapsed + max(seconds - spent, 0.1 * seconds)
+        progress.budget_asked = seconds
+    return progress.budget
 
 
 def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog) -> None:

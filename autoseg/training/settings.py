@@ -1,7 +1,7 @@
 """Settings of a trainer: annotated class attributes, typed, with the origin of every value.
 
-Precedence: code default < plan < architecture < recipe file < command line. Plan and architecture only touch what the
-trainer left as the base class has it: a method that names an attribute anew means its own value.
+Precedence: code default < plan < length of the run < architecture < recipe file < command line. The first three only
+touch what the trainer left as the base class has it: a method that names an attribute anew means its own value.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from typing import Any, ClassVar, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from autoseg.errors import UserError
+
+LENGTH = "length of the run"  # origin of what suits the steps that a time budget leaves, or that the user asked for
 
 
 @dataclass(frozen=True)
@@ -44,17 +46,18 @@ def resolve_settings(
     recipe: Mapping[str, Any],
     given: Mapping[str, Any],
     base: type,
+    length: Mapping[str, Any] | None = None,
     architecture: Mapping[str, Any] | None = None,
 ) -> dict[str, Setting]:
-    """Merge the five sources; an unknown name or a wrong type is a UserError before any data is touched.
+    """Merge the six sources; an unknown name or a wrong type is a UserError before any data is touched.
 
-    `plan` holds the values that the plan proposes, `architecture` those that the network's authors trained it with,
-    `recipe` those of a TOML file, `given` those of `--set` (text or typed), `base` the class whose defaults plan and
-    architecture may replace.
+    `plan` holds the values that the plan proposes, `length` those that suit the number of steps where the plan was made
+    for another, `architecture` those that the network's authors trained it with, `recipe` those of a TOML file, `given`
+    those of `--set` (text or typed), `base` the class whose defaults plan, length and architecture may replace.
     """
     types = declared_settings(trainer)
     resolved = {name: Setting(getattr(trainer, name), "default") for name in types}
-    for origin, source in (("plan", plan), ("architecture", architecture or {})):
+    for origin, source in (("plan", plan), (LENGTH, length or {}), ("architecture", architecture or {})):
         for name, value in source.items():
             redefined = any(name in vars(cls) for cls in trainer.__mro__ if cls is not base and issubclass(cls, base))
             if name in types and not redefined:

@@ -21,14 +21,17 @@ from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext
 from autoseg.training.folds import parse_folds
 from autoseg.training.identity import check_same_run, identity
-from autoseg.training.recipe import ADAPTIVE_BELOW, SHORT_BELOW, short_recipe
+from autoseg.training.log import RUN_FILE, read_run
+from autoseg.training.probe import time_step
+from autoseg.training.recipe import length_of, recipe_for
 from autoseg.training.run import RunOptions, carry_out, is_finished
-from autoseg.training.settings import Setting, read_recipe, resolve_settings
+from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
 from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
 
+TRAINING_SHARE = 0.8  # of a fold's time, where steps are counted to choose a recipe
 logger = logging.getLogger("autoseg.training")
 
 
@@ -61,7 +64,7 @@ def train(
     by seed; the others count as unlabelled. Finished runs are left as they are and stopped ones go on, unless
     `restart`; a run of other settings, seed or data in the same place is a UserError. `name` keeps the runs under that
     name instead of the trainer's, so that several can stand side by side. With `deterministic` the same seed gives the
-    same bits, and time budgets only bound the planned steps.
+    same bits; it excludes a time budget.
     `device` may name several, "cuda:0,cuda:1": then the folds are spread over them, one process each. Raises UserError
     for wrong use, Interrupted after Ctrl-C or SIGTERM.
     """
@@ -110,11 +113,18 @@ class _Training:
         self.configuration = self._configure(configuration, architecture)
         self.found = plugins.find("trainer", trainer, self.workspace.root)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
-        self.settings = self._resolve(settings or {}, recipe, time_budget)
+        self.settings = self._resolve(settings or {}, recipe)
+        self._timed: dict[str, Setting] | None = None
         self.devices = [choose_device(each) for each in device.split(",")]
         self.device = self.devices[0]
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
         self.name = None if name is None else _checked_name(name)
+        if deterministic and time_budget is not None:
+            raise UserError(
+                "with a time budget the clock decides what is trained, so that no run is like another",
+                where="--deterministic",
+                mend="give the number of steps instead: --set steps=500",
+            )
         self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained
         self.threads = max(1, min(workers if workers is not None else available_cores(), 16))
 
@@ -131,21 +141,20 @@ class _Training:
             previous = ensure_previous_stage(
                 self.dataset, self.plans, self.configuration, store, self.workspace, self.experiment_trainer
             )
+        share = None if self.time_budget is None else self.time_budget / len(folds)
         contexts = [self._context(fold, splits, store, previous) for fold in folds]
-        for context in contexts:
-            self._make_place(context)
+        runs = [(context, self._make_place(context, share)) for context in contexts]
         if len(self.devices) > 1 and len(contexts) > 1:
             self._spread(contexts)
             return [context.folder for context in contexts]
         finished = []
-        seconds = None if self.time_budget is None else self.time_budget / len(folds)
-        for position, context in enumerate(contexts):
+        if self.time_budget is not None:  # the set-up of the whole call counts, too
+            share = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
+        for context, settings in runs:
             if is_finished(context.folder):
                 logger.info("fold %s is finished already: %s", context.fold, context.folder)
             else:
-                if seconds is not None and position == 0:  # the set-up of the whole call counts, too
-                    seconds = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
-                carry_out(self.trainer_class, context, self.settings, self._options(seconds))
+                carry_out(self.trainer_class, context, settings, self._options(share))
             finished.append(context.folder)
         return finished
 
@@ -156,11 +165,13 @@ class _Training:
         arguments = {**self.arguments, "workspace": self.workspace, "restart": False}
         spread_folds(train, arguments, [context.fold for context in contexts], [str(each) for each in self.devices])
 
-    def _make_place(self, context: RunContext) -> None:
-        """Make sure that what lies in the run's folder is this run, or nothing."""
+    def _make_place(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
+        """Make sure that what lies in the run's folder is this run, or nothing; returns the run's settings."""
         if self.restart and context.folder.exists():
             shutil.rmtree(context.folder)
-        check_same_run(context.folder, identity(context, self.settings, self.pretrained))
+        settings = self._settings_of(context, seconds)
+        check_same_run(context.folder, identity(context, settings, self.pretrained))
+        return settings
 
     @property
     def experiment_trainer(self) -> str:
@@ -199,19 +210,50 @@ class _Training:
         reference = plugins.find("architecture", architecture, self.workspace.root).reference
         return configuration.model_copy(update={"architecture": reference, "network": network})
 
-    def _resolve(self, given: Mapping[str, Any], recipe: Path | None, time_budget: float | None) -> dict[str, Setting]:
-        plan = self.configuration.training.model_dump(exclude={"time_budget"})
-        short_by_plan = self.configuration.training.optimizer == "adamw"
+    def _resolve(
+        self, given: Mapping[str, Any], recipe: Path | None, length: Mapping[str, Any] | None = None
+    ) -> dict[str, Setting]:
         network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
+        plan = self.configuration.training.model_dump(exclude={"time_budget"})
         sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": network.recipe}
-        resolved = resolve_settings(self.trainer_class, plan=plan, **sources)
-        steps = resolved["steps"].value
-        is_short = time_budget is not None or steps < ADAPTIVE_BELOW
-        if is_short and not short_by_plan:
-            # The plan is for a full run; what this call cuts short needs the recipe of short runs.
-            adjusted = short_recipe(steps if time_budget is None else min(steps, SHORT_BELOW - 1))
-            resolved = resolve_settings(self.trainer_class, plan={**plan, **adjusted}, **sources)
+        resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
+        steps, planned = resolved["steps"].value, self.configuration.training.steps
+        if length is None and length_of(steps) < length_of(planned):
+            # The plan is for a full run; what the user cut short needs the recipe of short runs.
+            return self._resolve(given, recipe, recipe_for(steps))
         return resolved
+
+    def _settings_of(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
+        """Return the settings of a run of `seconds`; what it was started with stays: no timing is twice the same."""
+        if seconds is None or self._planned_for(seconds):
+            return self.settings
+        given = self.arguments["settings"] or {}, self.arguments["recipe"]
+        if (context.folder / RUN_FILE).is_file():
+            kept = read_run(context.folder).get("settings", {})
+            length = {name: entry["value"] for name, entry in kept.items() if entry["origin"] == LENGTH}
+            return self._resolve(*given, length)
+        if self._timed is None:
+            self._timed = self._resolve(*given, self._fitting(seconds))
+        return self._timed
+
+    def _planned_for(self, seconds: float) -> bool:
+        """Return whether the plan was made for about this time, so that its recipe fits."""
+        planned = self.configuration.training.time_budget
+        return planned is not None and planned / 2 <= seconds <= planned * 2
+
+    def _fitting(self, seconds: float) -> dict[str, Any]:
+        """Return the recipe for the steps that fit into `seconds`, by a few timed ones; {} where the plan's suits."""
+        network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
+        batch_size = self.settings["batch_size"].value or self.configuration.batch_size
+        step = time_step(network, self.configuration.network, batch_size, device=self.device.type)
+        steps = int(TRAINING_SHARE * seconds / step.seconds / self.settings["accumulate"].value)
+        planned = self.configuration.training.steps
+        if length_of(steps) == length_of(planned):
+            return {}
+        logger.info(
+            "some %d steps fit into %.0f s per fold: the recipe for so many replaces the plan's", steps, seconds
+        )
+        return recipe_for(max(1, steps))
 
     def _open_store(self) -> CaseStore:
         folder = self.workspace.store_folder(self.dataset.name, self.configuration.data_identifier)
@@ -251,7 +293,7 @@ class _Training:
         return RunOptions(
             trainer_name=self.experiment_trainer,
             trainer_reference=self.found.reference,
-            seconds=None if self.deterministic else seconds,
+            seconds=seconds,
             deterministic=self.deterministic,
             pretrained=self.pretrained,
             threads=self.threads,

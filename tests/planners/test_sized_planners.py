@@ -11,7 +11,7 @@ from autoseg.planning import Frame, Resources, timed
 from autoseg.planning.budget import SMALLEST_PATCH, training_seconds
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.memory import trace_training
-from autoseg.planning.probe import StepTime
+from autoseg.training.probe import StepTime
 
 HIPPOCAMPUS = make_fingerprint((1, 1, 1), (36, 50, 35), cases=200)
 ABDOMEN = make_fingerprint((1, 0.77, 0.77), (432, 512, 512), cases=131, channels=("CT",))

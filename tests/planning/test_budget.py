@@ -70,7 +70,8 @@ def test_ladders_rise(dims):
 
 
 def test_short_runs_see_nothing_mirrored():
-    short, long = (short_training(n, seconds_per_fold=60, precision="fp32") for n in (500, 50_000))
+    short, long, full = (short_training(n, seconds_per_fold=60, precision="fp32") for n in (500, 10_000, 50_000))
     assert (short.steps, short.optimizer, short.learning_rate, short.warmup_steps) == (500, "adamw", 6e-3, 25)
     assert (short.augmentation, short.mirror, short.time_budget) == ("light", False, 60)
+    assert (full.optimizer, full.learning_rate, full.warmup_steps, full.weight_decay) == ("sgd", 0.01, 0, 3e-5)
     assert (long.augmentation, long.mirror, long.warmup_steps, long.learning_rate) == ("full", True, 100, 3e-3)

@@ -2,10 +2,17 @@
 
 import pytest
 import torch
-from test_estimate import make_spec
 
 from autoseg import plugins
-from autoseg.planning import probe
+from autoseg.plans import NetworkSpec
+from autoseg.training import probe
+
+
+def make_spec(features, patch):
+    return NetworkSpec(
+        dims=2, in_channels=1, num_outputs=3, patch_size=patch, strides=((1, 1), (2, 2)), kernel_sizes=((3, 3),) * 2,
+        features=features, blocks_encoder=(2, 2), blocks_decoder=(2,),
+    )  # fmt: skip
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ from torch import nn
 
 from autoseg.devices import choose_precision, cpu_has_bf16
 from autoseg.machine import available_cores
-from autoseg.planning.memory import DTYPES, make_optimizer, training_loss
 from autoseg.plans import NetworkSpec
+from autoseg.training.bare_step import DTYPES, make_optimizer, training_loss
 
 MOST_STEPS = 6  # after one to warm up
 THREAD_GAIN = 0.7  # n threads make a step faster by n to this power: 1.6 on 2 cores (measured)

@@ -1,0 +1,80 @@
+"""Which recipe a run gets: by the steps that fit into its time, not by the mere presence of a budget."""
+
+import pytest
+
+from autoseg.errors import UserError
+from autoseg.plans import Plans, TrainingPlan
+from autoseg.storage import read_json
+from autoseg.training import starting, train
+from autoseg.training.probe import StepTime
+from autoseg.training.recipe import length_of, recipe_for
+from autoseg.training.starting import _Training
+
+NAME = "Dataset004_Hippocampus"
+
+
+@pytest.fixture
+def full_plan(scratch):
+    """Plans for nnU-Net's full run under another name."""
+    plans = Plans.read(scratch.plans_file(NAME, "tiny"))
+    full = plans.configurations["3d_fullres"].model_copy(update={"training": TrainingPlan()})
+    file = scratch.plans_file(NAME, "full")
+    plans.model_copy(update={"plans_name": "full", "configurations": {"3d_fullres": full}}).write(file)
+    yield scratch
+    file.unlink()
+
+
+def resolved(workspace, monkeypatch, *, step=1.0, **options):
+    monkeypatch.setattr(starting, "time_step", lambda *_, **__: StepTime(step, "fp32"))
+    defaults = {
+        "dataset": NAME, "configuration": "3d_fullres", "folds": "0", "trainer": "supervised", "plans_name": "full",
+        "architecture": None, "pretrained": None, "settings": None, "recipe": None, "labelled": None,
+        "time_budget": None, "device": "cpu", "processes": 1, "seed": 0, "deterministic": False, "restart": False,
+        "workers": 1, "workspace": workspace, "name": None,
+    }  # fmt: skip
+    training = _Training(**{**defaults, **options})
+    context = training._context("0", starting.make_splits(training.dataset), training._open_store(), None)
+    found = training._settings_of(context, training.time_budget)
+    return {name: (found[name].value, found[name].origin) for name in ("optimizer", "mirror", "learning_rate", "steps")}
+
+
+def test_lengths_and_their_recipes():
+    assert [length_of(steps) for steps in (10, 4_999, 5_000, 19_999, 20_000)] == [0, 0, 1, 1, 2]
+    assert recipe_for(100)["optimizer"] == recipe_for(10_000)["optimizer"] == "adamw"
+    assert recipe_for(20_000) == {
+        "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 3e-5, "warmup_steps": 0, "augmentation": "full",
+        "mirror": True,
+    }  # fmt: skip
+
+
+def test_two_days_leave_the_plan_as_it_is_and_a_minute_does_not(full_plan, monkeypatch):
+    long = resolved(full_plan, monkeypatch, time_budget=48 * 3600.0)
+    assert (long["optimizer"][0], long["mirror"][0]) == ("sgd", True)
+    assert "length of the run" not in {origin for _, origin in long.values()}
+    middle = resolved(full_plan, monkeypatch, time_budget=10_000.0)
+    assert middle["optimizer"] == ("adamw", "length of the run")
+    assert middle["mirror"][0] is True
+    short = resolved(full_plan, monkeypatch, time_budget=60.0)
+    assert short["mirror"] == (False, "length of the run")
+    given = resolved(full_plan, monkeypatch, time_budget=60.0, settings={"optimizer": "sgd"})
+    assert given["optimizer"] == ("sgd", "command line")
+
+
+def test_few_steps_by_the_user_get_the_short_recipe(full_plan, monkeypatch):
+    assert resolved(full_plan, monkeypatch, settings={"steps": 300})["optimizer"] == ("adamw", "length of the run")
+    assert resolved(full_plan, monkeypatch)["optimizer"][0] == "sgd"
+
+
+def test_a_resumed_run_keeps_its_recipe_whatever_the_clock_says(full_plan, monkeypatch):
+    monkeypatch.setattr(starting, "time_step", lambda *_, **__: StepTime(0.01, "fp32"))
+    options = {"plans_name": "full", "device": "cpu", "workers": 1, "workspace": full_plan}
+    (folder,) = train(NAME, "3d_fullres", "0", time_budget=4.0, settings={"stop_on_collapse": False}, **options)
+    kept = read_json(folder / "run.json")["settings"]
+    assert kept["optimizer"] == {"value": "adamw", "origin": "length of the run"}
+    again = resolved(full_plan, monkeypatch, step=1e-6, time_budget=4.0)
+    assert again["learning_rate"] == (kept["learning_rate"]["value"], "length of the run")
+
+
+def test_a_time_budget_and_determinism_exclude_each_other(full_plan):
+    with pytest.raises(UserError, match="--set steps"):
+        train(NAME, "3d_fullres", "0", plans_name="full", time_budget=5.0, deterministic=True, workspace=full_plan)
