@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoseg.errors import UserError
-from autoseg.interop.folders import new_folder
+from autoseg.interop.folders import new_folders
 from autoseg.interop.names import NAME, checked_name
 from autoseg.interop.nnunet_plans import ARCHITECTURES, BLOCKS, DEFAULTS, LAYERS, ORDERS, PREPROCESSOR, RESAMPLING
 from autoseg.interop.nnunet_plans import SCHEMES as SCHEMES_HERE
@@ -29,14 +29,16 @@ TRAINER = "nnUNetTrainer"
 SCHEMES = {ours: theirs for theirs, ours in SCHEMES_HERE.items()}
 CLASSES = {ours: f"dynamic_network_architectures.architectures.unet.{name}" for name, ours in ARCHITECTURES.items()}
 MODULES = {"conv_op": "torch.nn.modules.conv", "norm_op": "torch.nn.modules.instancenorm", "nonlin": "torch.nn"}
-PICTURES = (".png", ".bmp", ".tif")
+TIFFS = (".tif", ".tiff")
+PICTURES = (".png", ".bmp", ".jpg", ".jpeg", *TIFFS)
 PLANNERS = {"plain_unet": "ExperimentPlanner", "residual_encoder_unet": "ResEncUNetPlanner"}
 
 
 def export_nnunet(model_folder: Path | str, output: Path | str) -> list[Path]:
     """Write every member of a model folder as nnU-Net results to `output`, and return their folders.
 
-    The folders are `output/DATASET/nnUNetTrainer__PLANS__CONFIGURATION`, so `output` can be nnU-Net's nnUNet_results.
+    The folders are `output/DATASET/nnUNetTrainer__PLANS__CONFIGURATION`, so `output` can be nnU-Net's nnUNet_results;
+    other results in it are left alone, and a folder of the same name is a UserError.
     Checkpoints are written with torch.save and hold tensors and plain types only. Labels are numbered 0, 1, 2, ... as
     nnU-Net asks for, unless they are regions. Raises UserError for networks that nnU-Net cannot build.
     """
@@ -46,21 +48,22 @@ def export_nnunet(model_folder: Path | str, output: Path | str) -> list[Path]:
         _check_member(member, folder)
     name = _dataset_name(model.dataset_name)
     description = _description(model, name)
-    written = []
-    with new_folder(output) as new:
-        for member in model.members:
-            plans = read_member_plans(folder, member)
-            checked_name(plans.plans_name, "plans_name", folder / member.plans_file)
-            target = new / name / f"{TRAINER}__{_plans_name(plans)}__{member.configuration}"
-            if target.exists():
-                raise UserError(
-                    f"two members would be written as {target.name}", where=folder, mend="export them one by one"
-                )
-            _write_member(folder, model, member, plans, description, target)
-            written.append(output / name / target.name)
-        _write_postprocessing(model, new / name)
+    plans = [read_member_plans(folder, member) for member in model.members]
+    for member, own in zip(model.members, plans, strict=True):
+        checked_name(own.plans_name, "plans_name", folder / member.plans_file)
+    names = [
+        f"{name}/{TRAINER}__{_plans_name(own)}__{member.configuration}"
+        for member, own in zip(model.members, plans, strict=True)
+    ]
+    if len(set(names)) < len(names):
+        raise UserError("two members would be written to one folder", where=folder, mend="export them one by one")
+    with new_folders(output, names) as new:
+        for member, own, target in zip(model.members, plans, names, strict=True):
+            _write_member(folder, model, member, own, description, new / target)
+            if member.in_ensemble:
+                _write_postprocessing(model, new / target)
     _tell(model)
-    return written
+    return [output / target for target in names]
 
 
 def _check_member(member: Member, folder: Path) -> None:
@@ -103,7 +106,7 @@ def _write_member(
                 "dataset_json": dict(description),
             },
             "trainer_name": TRAINER,
-            "inference_allowed_mirroring_axes": tuple(member.mirror_axes),
+            "inference_allowed_mirroring_axes": tuple(member.mirror_axes) or None,  # () fails there
         }
         torch.save(content, target / f"fold_{fold}" / "checkpoint_final.pth")
 
@@ -220,7 +223,10 @@ def _reordered(name: str, value: torch.Tensor, order: list[int] | None) -> torch
 def _reader(model: Model) -> str:
     if model.orientation == "ras":
         return "NibabelIOWithReorient"
-    return "NaturalImage2DIO" if model.file_ending in PICTURES else "SimpleITKIO"
+    ending = model.file_ending.lower()
+    if ending in TIFFS and model.dims_of_data == 3:
+        return "Tiff3DIO"
+    return "NaturalImage2DIO" if ending in PICTURES else "SimpleITKIO"
 
 
 def _dataset_name(name: str) -> str:

@@ -94,7 +94,7 @@ def test_other_label_values_are_told(tmp_path, caplog):
     [folder] = export_nnunet(model, tmp_path / "results")
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "a": 1, "b": 2, "ignore": 3}
     assert "5 -> 1, 9 -> 2" in caplog.text
-    steps = json.loads((folder.parent / "postprocessing.json").read_text())
+    steps = json.loads((folder / "postprocessing.json").read_text())
     assert steps["postprocessing_kwargs"] == [{"labels_or_regions": [1, 2]}]
 
 
@@ -141,3 +141,45 @@ def test_command_line(autoseg_run, hippocampus, tmp_path):
     shown = autoseg_run("export-nnunet", hippocampus, "-o", tmp_path / "results")
     assert shown.code == 0
     assert "nnUNetv2_predict_from_modelfolder -m " in shown.out
+
+
+def test_other_results_in_the_output_are_left_alone(tmp_path):
+    model = small_model(tmp_path, labels={"background": 0, "a": 1}, outputs=2)
+    rewrite(model, postprocessing=(PostprocessingStep(values=(1,)),))
+    results = tmp_path / "nnUNet_results"
+    mine = results / "Dataset007_Small" / "nnUNetTrainer__nnUNetPlans__2d" / "plans.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    (results / "notes.txt").write_text("mine too")
+    [folder] = export_nnunet(model, results)
+    assert folder == mine.parent.parent / "nnUNetTrainer__nnUNetPlans__3d"
+    before = sorted(results.rglob("*"))
+    assert {path.name for path in results.iterdir()} == {"Dataset007_Small", "notes.txt"}
+    assert mine.read_text() == "mine"
+    (folder / "plans.json").write_text("trained by nnU-Net")
+    with pytest.raises(UserError, match="there is something already") as caught:
+        export_nnunet(model, results)
+    assert caught.value.where == str(folder)
+    assert (folder / "plans.json").read_text() == "trained by nnU-Net"
+    assert sorted(results.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("ending", "dims", "reader"),
+    [
+        (".tif", 3, "Tiff3DIO"),
+        (".tiff", 3, "Tiff3DIO"),
+        (".TIF", 3, "Tiff3DIO"),
+        (".tif", 2, "NaturalImage2DIO"),
+        (".png", 2, "NaturalImage2DIO"),
+        (".bmp", 2, "NaturalImage2DIO"),
+        (".nii.gz", 2, "SimpleITKIO"),
+        (".nrrd", 3, "SimpleITKIO"),
+        (".mha", 3, "SimpleITKIO"),
+    ],
+)
+def test_reader(tmp_path, ending, dims, reader):
+    model = small_model(tmp_path, labels={"background": 0, "a": 1}, outputs=2)
+    rewrite(model, file_ending=ending, dims_of_data=dims)
+    [folder] = export_nnunet(model, tmp_path / "results")
+    assert json.loads((folder / "plans.json").read_text())["image_reader_writer"] == reader
