@@ -184,12 +184,13 @@ def _postprocessing(trials: list[dict[str, Any]]) -> str:
         what = "all foreground together" if whole else ", ".join(trial["names"])
         rows.append(
             [
-                label(f"keep the largest component of {what}"), number(trial["before"].get(key), 4),
-                number(trial["after"].get(key), 4),
+                label(f"keep the largest component of {what}"),
+                label("foreground mean" if key == "foreground_mean" else key),
+                number(trial["before"].get(key), 4), number(trial["after"].get(key), 4),
                 Cell(chip("used", "good") if trial["accepted"] else Raw("not used"), str(trial["accepted"]), left=True),
             ]
         )  # fmt: skip
-    return f"<h3>Post-processing</h3>{table(['rule', 'Dice before', 'Dice after', ''], rows)}"
+    return f"<h3>Post-processing</h3>{table(['rule', 'Dice of', 'before', 'after', ''], rows)}"
 
 
 def _with_bar(value: float | None, interval: list[float] | None, ends: tuple[float, float]) -> Cell:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from autoseg.errors import UserError
 from autoseg.reporting import report
+from autoseg.reporting.result_sections import _postprocessing
 from autoseg.selection import find_best
 from autoseg.workspace import Workspace
 
@@ -136,3 +137,13 @@ def test_pictures_that_a_method_left_are_shown(full_workspace, tmp_path):
     assert base64.b64encode(content).decode() in page
     assert "reconstruction of&lt;b&gt;" in page
     assert "huge" not in page
+
+
+def test_every_row_of_the_post_processing_says_whose_dice_it_shows():
+    before, after = {"a": 0.5, "b": 0.7, "foreground_mean": 0.6}, {"a": 0.6, "b": 0.7, "foreground_mean": 0.65}
+    trial = {"rule": "keep_largest", "before": before, "after": after, "accepted": True}
+    html = _postprocessing([{**trial, "names": ["a", "b"]}, {**trial, "names": ["a"]}])
+    rows = [" ".join(re.sub(r"<[^>]+>", " ", row).split()) for row in html.split("<tr>")[1:]]
+    assert rows[0] == "rule Dice of before after"
+    assert rows[1] == "keep the largest component of all foreground together foreground mean 0.6000 0.6500 used"
+    assert rows[2] == "keep the largest component of a a 0.5000 0.6000 used"
