@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,12 @@ from torch import nn
 
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, read_model
+from autoseg.storage import read_json
 from autoseg.training.checkpoint import WEIGHTS_FILE, load_weights, unwrapped
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+SUMMARY = "validation/summary.json"  # of a run folder: the scores by label name
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,29 @@ def find_weights(source: Path) -> Path:
     raise UserError("no weights found", where=source, mend="give a run folder, a model folder, or a .safetensors file")
 
 
-def load_pretrained(module: nn.Module, source: Path) -> list[Transfer]:
+def label_names(source: Path) -> tuple[str, ...] | None:
+    """Return the label names, in order, of the model or run that the weights are of; None where nothing tells them."""
+    if (source / MODEL_FILE).is_file():
+        return read_model(source, verify=False).labels.names
+    if source.is_file():
+        return label_names(source.parent) if source.name == WEIGHTS_FILE else None
+    for candidate in (source / SUMMARY, *sorted(source.glob(f"fold_*/{SUMMARY}"))):
+        if candidate.is_file():
+            return tuple(read_json(candidate).get("mean", {})) or None
+    return None
+
+
+def load_pretrained(module: nn.Module, source: Path, *, labels: Sequence[str] | None = None) -> list[Transfer]:
     """Load what fits by name and shape into the unwrapped module and adapt what nearly fits; returns the table.
 
-    Adapted are: input channels (the sum over the old ones, shared equally), kernels of another size (linear
-    interpolation), 2D kernels in a 3D network (spread over the new axis). Everything else stays as initialised.
+    Adapted are: the input channels of the stem (the sum over the old ones, shared equally), kernels of another size
+    (linear interpolation), 2D kernels in a 3D network (spread over the new axis). Heads, which give an output per
+    label, are loaded where they have the same size, and the `labels` of the network, if given, are those of the
+    source, in the same order. Everything else stays as initialised.
     """
     path = find_weights(source)
+    known = None if labels is None else label_names(source)
+    others = known is not None and known != tuple(labels or ())
     try:
         weights = load_weights(path)
     except (SafetensorError, OSError) as error:
@@ -51,8 +72,12 @@ def load_pretrained(module: nn.Module, source: Path) -> list[Transfer]:
     target = unwrapped(module)
     state = target.state_dict()
     table = []
+    stems, heads = _stems(target, weights), _heads(target)
     for name, current in state.items():
-        value, transfer = _match(name, current, weights)
+        if others and name in heads and name in weights:
+            table.append(Transfer(name, "fresh", "other labels"))
+            continue
+        value, transfer = _match(name, current, weights, may_adapt=name not in heads, is_stem=name in stems)
         table.append(transfer)
         if value is not None:
             state[name] = value.to(current.dtype)
@@ -64,8 +89,41 @@ def load_pretrained(module: nn.Module, source: Path) -> list[Transfer]:
     return table
 
 
+def _stems(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> frozenset[str]:
+    """Return the names of the kernels that take the image, in this network and in the one of the weights."""
+    kernels = {f"{name}.weight": module.weight for name, module in _convolutions(network, CONVOLUTIONS)}
+    first = next(iter(kernels), None)
+    if first is None or first not in weights or weights[first].ndim < 3:
+        return frozenset()
+    spec, inputs_before = getattr(network, "spec", None), weights[first].shape[1]
+    inputs = kernels[first].shape[1] if spec is None else spec.in_channels
+    same_role = {name for name, kernel in kernels.items() if kernel.shape[1] == inputs and name in weights}
+    return frozenset(name for name in same_role if weights[name].shape[1:2] == (inputs_before,))
+
+
+def _heads(network: nn.Module) -> frozenset[str]:
+    """Return the names of the tensors that have one entry per output.
+
+    They are the 1x1 convolutions to the outputs, and the last convolution, of whatever size.
+    """
+    spec, found = getattr(network, "spec", None), _convolutions(network, (*CONVOLUTIONS, *TRANSPOSED))
+    outputs = found[-1][1].out_channels if spec is None and found else getattr(spec, "num_outputs", None)
+    heads = [name for name, module in found if module.out_channels == outputs and set(module.kernel_size) == {1}]
+    heads += [name for name, module in found[1:][-1:] if module.out_channels == outputs]
+    return frozenset(f"{name}.{part}" for name in heads for part in ("weight", "bias"))
+
+
+def _convolutions(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
+    return [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
+
+
 def _match(
-    name: str, current: torch.Tensor, weights: Mapping[str, torch.Tensor]
+    name: str,
+    current: torch.Tensor,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    may_adapt: bool,
+    is_stem: bool,
 ) -> tuple[torch.Tensor | None, Transfer]:
     if name not in weights:
         return None, Transfer(name, "fresh", "not in the pretrained weights")
@@ -73,15 +131,17 @@ def _match(
     if value.shape == current.shape:
         return value, Transfer(name, "loaded")
     reason = f"{tuple(value.shape)} -> {tuple(current.shape)}"
-    adapted = _adapt(value.float(), current)
+    adapted = _adapt(value.float(), current, inputs=is_stem) if may_adapt else None
     if adapted is None:
         return None, Transfer(name, "fresh", reason)
     return adapted, Transfer(name, "adapted", reason)
 
 
-def _adapt(value: torch.Tensor, current: torch.Tensor) -> torch.Tensor | None:
-    """Adapt a convolution kernel (out, in, *kernel) to another number of inputs or another kernel size."""
+def _adapt(value: torch.Tensor, current: torch.Tensor, *, inputs: bool) -> torch.Tensor | None:
+    """Adapt a convolution kernel (out, in, *kernel) to another kernel size and, with `inputs`, number of inputs."""
     if value.ndim < 3 or current.ndim < 3 or value.shape[0] != current.shape[0]:
+        return None
+    if value.shape[1] != current.shape[1] and not inputs:
         return None
     if value.ndim == current.ndim - 1:
         depth = current.shape[2]

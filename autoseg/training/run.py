@@ -112,7 +112,8 @@ def _carry_out(
             log.cut_after(progress.step)
             log.note(f"going on at step {progress.step}")
         elif options.pretrained is not None:
-            log.note(table_text(load_pretrained(modules["network"], options.pretrained)))
+            table = load_pretrained(modules["network"], options.pretrained, labels=trainer.labels.names)
+            log.note(table_text(table))
         _record_start(trainer, options, progress, fabric)
         try:
             if not progress.finished:

@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from autoseg.errors import UserError
+from autoseg.model_folder import checksums
+from autoseg.storage import write_json
 from autoseg.training.pretrained import load_pretrained, table_text
 
 
@@ -58,3 +62,87 @@ def test_weights_of_something_else_are_refused(tmp_path):
         load_pretrained(network(), tmp_path)
     with pytest.raises(UserError, match="no weights found"):
         load_pretrained(network(), tmp_path / "nowhere")
+
+
+class Net(nn.Module):
+    """Stem, a hidden 1x1 convolution with as many inputs as labels, a head registered before another module."""
+
+    def __init__(self, channels=1, outputs=2, hidden=4, deep=3):
+        super().__init__()
+        torch.manual_seed(channels + outputs)
+        self.spec = SimpleNamespace(in_channels=channels, num_outputs=outputs)
+        self.stem = nn.Conv3d(channels, hidden, 3)
+        self.body = nn.Conv3d(hidden, hidden, deep)
+        self.seg_layers = nn.ModuleList([nn.Conv3d(hidden, outputs, 1), nn.Conv3d(hidden, outputs, 1)])
+        self.out = nn.ModuleDict({"1": nn.Conv3d(hidden, outputs, 1)})
+        self.after = nn.Conv3d(hidden, hidden, 3)
+
+
+def save_model(folder, network, names, make_model):
+    """Write weights and description of a model with these labels; returns its folder."""
+    folder.mkdir()
+    save_file(network.state_dict(), folder / "weights.safetensors")
+    (folder / "validation").mkdir()
+    write_json(folder / "validation" / "summary.json", {"mean": {name: {"dice": 0.5} for name in names}})
+    return make_model(folder, names) if make_model else folder
+
+
+def as_model_folder(folder, names):
+    (folder / "plans.json").write_text("{}")
+    member = {
+        "name": "3d", "plans_file": "plans.json", "configuration": "3d", "architecture": "x", "trainer": "x",
+        "folds": {"0": "weights.safetensors"}, "mirror_axes": [],
+    }  # fmt: skip
+    content = {
+        "dataset_name": "Dataset001_X", "channel_names": ["CT"], "file_ending": ".nii.gz", "members": [member],
+        "labels": {"values": {name: [value] for value, name in enumerate(names, start=1)}},
+        "checksums": checksums(folder),
+    }  # fmt: skip
+    write_json(folder / "model.json", content)
+    return folder
+
+
+HEADS = {f"{name}.{part}" for name in ("seg_layers.0", "seg_layers.1", "out.1") for part in ("weight", "bias")}
+
+
+@pytest.mark.parametrize("make_model", [None, as_model_folder], ids=["run folder", "model folder"])
+def test_heads_of_other_labels_start_fresh_even_with_the_same_size(tmp_path, make_model):
+    source = save_model(tmp_path / "old", Net(), ("liver", "tumour"), make_model)
+    target = Net()
+    rows = load_pretrained(target, source, labels=("tumour", "liver"))
+    assert {row.name for row in rows if row.status == "fresh"} == HEADS
+    assert {row.reason for row in rows if row.status == "fresh"} == {"other labels"}
+    assert "fresh    out.1.weight  other labels" in table_text(rows)
+    for labels in (("liver", "tumour"), None):
+        assert {row.status for row in load_pretrained(Net(), source, labels=labels)} == {"loaded"}
+
+
+def test_heads_stay_as_initialised(tmp_path):
+    source = Net()
+    nn.init.zeros_(source.out["1"].weight)
+    folder = save_model(tmp_path / "old", source, ("a",), None)
+    target = Net()
+    before = target.out["1"].weight.clone()
+    load_pretrained(target, folder, labels=("b",))
+    assert torch.equal(target.out["1"].weight, before)
+    load_pretrained(target, folder / "weights.safetensors", labels=("b",))
+    assert torch.equal(target.out["1"].weight, before)
+
+
+def test_only_the_stem_is_adapted_to_other_channels(tmp_path):
+    """A hidden convolution of another width, and a head behind another width, keep nothing of the old one."""
+    save_file(Net(hidden=4).state_dict(), tmp_path / "weights.safetensors")
+    wider = Net(channels=3)
+    wider.after, wider.seg_layers[0] = nn.Conv3d(6, 4, 3), nn.Conv3d(6, 2, 1)
+    wider.body = nn.Conv3d(4, 4, 5)
+    rows = {row.name: row.status for row in load_pretrained(wider, tmp_path)}
+    assert {name for name, status in rows.items() if status == "adapted"} == {"stem.weight", "body.weight"}
+    assert {name for name, status in rows.items() if status == "fresh"} == {"after.weight", "seg_layers.0.weight"}
+
+
+def test_heads_of_another_kernel_size_are_not_adapted(tmp_path):
+    source = Net()
+    source.seg_layers[0] = nn.Conv3d(4, 2, 3)
+    save_file(source.state_dict(), tmp_path / "weights.safetensors")
+    rows = {row.name: row.status for row in load_pretrained(Net(), tmp_path)}
+    assert rows["seg_layers.0.weight"] == "fresh"
