@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -38,7 +38,8 @@ UNET_BYTES = 16  # per element of nnU-Net's feature-map sum, at most: a plain U-
 class TimedPlanner(TracedPlanner):
     """With a time budget, or without a GPU, the plan is sized by timed steps; else as `TracedPlanner` does.
 
-    The settings that are tried stand in `autoseg.planning.budget`. Timed plans have no cascade.
+    The settings that are tried stand in `autoseg.planning.budget`. On a GPU, and on a CPU with days of time, what fits
+    the memory comes first: it is taken where the time leaves enough steps. Timed plans have a cascade only when asked.
     """
 
     small_architecture: str = "plain_unet"  # of timed plans, unless the user names one
@@ -46,9 +47,12 @@ class TimedPlanner(TracedPlanner):
     wanted_steps: int = 1500  # a dearer setting is taken only if it leaves so many steps
     fewest_steps: int = 500  # with fewer, the patch shrinks
     most_steps: int = 250_000
+    full_steps: int = 5_000  # what fits the memory is trained as it is where the time leaves so many steps
+    roomy_seconds: ClassVar[dict[str, float]] = {"cuda": 0.0, "cpu": 86_400.0}  # budgets below are not tried in full
 
     def __init__(self, **settings: Any):
         super().__init__(**settings)
+        self._given = settings
         self._timed = False
         self._times: dict[tuple[str, int], StepTime] = {}
         self._rungs: dict[int, Rung] = {}
@@ -57,13 +61,39 @@ class TimedPlanner(TracedPlanner):
         """Return the plans for a data set's fingerprint and the resources at hand."""
         can_time = resources.device == "cpu" or (resources.device == "cuda" and torch.cuda.is_available())
         self._timed = can_time and (resources.device == "cpu" or resources.time_budget is not None)
+        if self._timed and (resources.time_budget or 0.0) >= self.roomy_seconds[resources.device]:
+            full = self._plan_in_full(fingerprint, resources, dataset)
+            if full is not None:
+                return full
         if self._timed:
-            self.cascade = False
+            self.cascade = self.wanted is not None and self._asked_for("3d_lowres", "3d_cascade_fullres")
             if self.own_architecture:
                 self.architecture = self.small_architecture
             if resources.time_budget is None:
                 resources = dataclasses.replace(resources, time_budget=DEFAULT_BUDGET)
         return super().plan(fingerprint, resources, dataset)
+
+    def _plan_in_full(self, fingerprint: Any, resources: Resources, dataset: Any) -> Plans | None:
+        """Return the plans that memory alone would give, cut to the time; None where it leaves too few steps."""
+        other = type(self)(**self._given)
+        frame = Frame(fingerprint, dataset, resources)
+        plans = TracedPlanner.plan(other, fingerprint, resources, dataset)
+        configurations = {}
+        for name, planned in plans.configurations.items():
+            sized = Sized(planned.spacing, planned.median_shape, planned.network, planned.batch_size)
+            steps = other._steps(sized, frame)
+            if steps < self.full_steps:
+                return None
+            precision = other._time(sized, frame).precision if resources.device == "cpu" else "auto"
+            training = short_training(
+                min(int(steps), self.most_steps), seconds_per_fold=self.seconds_per_fold(frame), precision=precision
+            )
+            configurations[name] = planned.model_copy(update={"training": training})
+        note = (
+            f"{in_hours(self._budget(frame))} of training per configuration leave at least {self.full_steps} steps of "
+            "what fits the memory, so the time changes nothing but their number."
+        )
+        return plans.model_copy(update={"configurations": configurations, "notes": (*plans.notes, note)})
 
     def size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
         """Return the dearest network, patch and batch that leave enough steps in the time at hand."""
@@ -115,10 +145,10 @@ class TimedPlanner(TracedPlanner):
         if self._timed:
             folds = folds_of(frame.cases)
             notes.append(
-                f"Planned for {self._budget(frame) / 60:.0f} minutes of training per configuration, shared by {folds} "
-                f"folds, on {frame.resources.workers} cores ({frame.resources.device}): steps were timed here, and "
-                f"network, patch and batch are the largest that leave {self.wanted_steps} steps per fold, else the "
-                "smallest."
+                f"Planned for {in_hours(self._budget(frame))} of training per configuration, shared by {folds} folds, "
+                f"on {frame.resources.workers} cores ({frame.resources.device}): steps were timed here, and network, "
+                f"patch and batch are the largest that leave {self.wanted_steps} steps per fold. Where even the "
+                "smallest network leaves fewer, it is taken."
             )
         return notes
 
@@ -171,3 +201,11 @@ class TimedPlanner(TracedPlanner):
     def _budget(self, frame: Frame) -> float:
         assert frame.resources.time_budget is not None
         return frame.resources.time_budget
+
+
+def in_hours(seconds: float) -> str:
+    """Return a time span in words, in the unit that suits it."""
+    for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} seconds"

@@ -250,9 +250,7 @@ class _Training:
         planned = self.configuration.training.steps
         if length_of(steps) == length_of(planned):
             return {}
-        logger.info(
-            "some %d steps fit into %.0f s per fold: the recipe for so many replaces the plan's", steps, seconds
-        )
+        logger.info("%d steps fit into %.0f s per fold: the recipe for so many replaces the plan's", steps, seconds)
         return recipe_for(max(1, steps))
 
     def _open_store(self) -> CaseStore:

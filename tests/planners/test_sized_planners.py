@@ -3,6 +3,7 @@
 import math
 
 import pytest
+import torch
 from planning_factory import make_dataset, make_fingerprint
 
 from autoseg import plugins
@@ -11,6 +12,7 @@ from autoseg.planning import Frame, Resources, timed
 from autoseg.planning.budget import SMALLEST_PATCH, training_seconds
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.memory import trace_training
+from autoseg.planning.timed import in_hours
 from autoseg.training.probe import StepTime
 
 HIPPOCAMPUS = make_fingerprint((1, 1, 1), (36, 50, 35), cases=200)
@@ -137,7 +139,8 @@ def test_a_cpu_plan_fits_its_time(made_up_clock):
         # 240 s for a fold, a tenth of it start-up; validating its 40 cases takes up to 35 %.
         assert (240 * 0.55 < recipe.steps * step < 240 * 0.9) or recipe.steps == 250_000
         assert recipe.steps >= 1500
-        assert (configuration.architecture, recipe.optimizer, recipe.time_budget) == ("plain_unet", "adamw", 240)
+        optimizer = "adamw" if recipe.steps < 20_000 else "sgd"
+        assert (configuration.architecture, recipe.optimizer, recipe.time_budget) == ("plain_unet", optimizer, 240)
     assert plans.configuration("3d_fullres").patch_size == (40, 56, 40)
     assert "3d_lowres" not in plans.configurations
     assert plans.resources["time_budget"] == 1200
@@ -152,6 +155,36 @@ def test_more_time_buys_a_larger_network(made_up_clock):
     assert sizes == sorted(sizes)
     assert sizes[0][0] == 8
     assert sizes[-1][0] == 32
+
+
+def test_on_a_gpu_with_time_enough_memory_decides_and_time_only_the_steps(made_up_clock, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    resources = Resources("cuda", 8.0, 5 * 86_400.0, 4, memory_given=True)
+    timed = make_plans("auto", HIPPOCAMPUS, resources, wanted=["3d_fullres"]).configuration("3d_fullres")
+    whole = make_plans("traced", HIPPOCAMPUS, gpu(8.0), wanted=["3d_fullres"]).configuration("3d_fullres")
+    assert timed.architecture == "residual_encoder_unet"
+    assert (timed.patch_size, timed.batch_size, timed.network) == (whole.patch_size, whole.batch_size, whole.network)
+    assert timed.training.time_budget == 86_400
+    assert 5_000 <= timed.training.steps <= 250_000
+    little = Resources("cuda", 8.0, 600.0, 4, memory_given=True)
+    small = make_plans("auto", HIPPOCAMPUS, little, wanted=["3d_fullres"]).configuration("3d_fullres")
+    assert small.architecture == "plain_unet"
+
+
+def test_short_plans_have_a_cascade_only_when_asked(made_up_clock):
+    resources = Resources("cpu", 16.0, 60.0, 2)
+    assert "3d_cascade_fullres" not in make_plans("auto", ABDOMEN, resources).configurations
+    asked = make_plans("auto", ABDOMEN, resources, wanted=["3d_cascade_fullres"]).configurations
+    assert set(asked) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
+    assert asked["3d_cascade_fullres"].previous_stage == "3d_lowres"
+    assert asked["3d_lowres"].training.steps < 250_000
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(20, "20 seconds"), (600, "10 minutes"), (7_300, "2 hours"), (26e6, "301 days")]
+)
+def test_time_spans_in_words(seconds, words):
+    assert in_hours(seconds) == words
 
 
 def test_too_short_a_time_ends_at_the_smallest_patch(made_up_clock):
