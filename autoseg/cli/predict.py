@@ -40,6 +40,9 @@ def predict(
     step_size: Annotated[
         float, typer.Option("--step-size", min=0.1, max=1.0, help="Distance of neighbouring patches, in patches.")
     ] = 0.5,
+    precision: Annotated[
+        str, typer.Option("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16: what networks compute in.")
+    ] = "auto",
     device: Device = "auto",
     workers: Workers = None,
     restart: Restart = False,
@@ -67,6 +70,7 @@ def predict(
         folds=[fold for text in folds for fold in text.split(",")] if folds else None,
         step_size=step_size,
         mirroring=mirroring,
+        precision=precision,
         trust_plugins=trust_plugins,
     )
     results = predictor.predict_folder(
