@@ -49,7 +49,7 @@ class Fit:
     @property
     def state(self) -> State:
         """Return what a checkpoint holds."""
-        return State(self.trainer.modules, self.optimizers, self.progress)
+        return State(self.trainer.modules, self.optimizers, self.progress, scaler_state(self.fabric))
 
     def save(self) -> None:
         """Write a checkpoint and usable weights; only the first process does."""
@@ -57,6 +57,24 @@ class Fit:
             folder = self.trainer.context.folder
             save_state(folder, self.state)
             save_weights(folder, self.trainer.inference_module())
+
+
+def scaler_of(fabric: lightning_fabric.Fabric) -> torch.amp.GradScaler | None:
+    """Return the gradient scaler of fp16 training, None in other precisions."""
+    return getattr(fabric._precision, "scaler", None)
+
+
+def scaler_state(fabric: lightning_fabric.Fabric) -> dict[str, Any]:
+    """Return what a checkpoint keeps of the gradient scaler: {} without one."""
+    scaler = scaler_of(fabric)
+    return {} if scaler is None else {"scaler": scaler.state_dict()}
+
+
+def restore_scaler(fabric: lightning_fabric.Fabric, extra: dict[str, Any]) -> None:
+    """Put back what `scaler_state` kept."""
+    scaler = scaler_of(fabric)
+    if scaler is not None and "scaler" in extra:
+        scaler.load_state_dict(extra["scaler"])
 
 
 def fit(run: Fit) -> None:
@@ -150,7 +168,7 @@ def _optimise(run: Fit, losses: Iterator[tuple[str, torch.Tensor]]) -> Iterator[
 def _clip(run: Fit, optimizer: torch.optim.Optimizer) -> None:
     if run.trainer.gradient_clip > 0:
         parameters = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        scaler = getattr(run.fabric._precision, "scaler", None)
+        scaler = scaler_of(run.fabric)
         if scaler is not None:
             scaler.unscale_(getattr(optimizer, "optimizer", optimizer))
         torch.nn.utils.clip_grad_norm_(parameters, run.trainer.gradient_clip)

@@ -23,7 +23,7 @@ from autoseg.training.clock import Clock
 from autoseg.training.context import RunContext
 from autoseg.training.identity import identity
 from autoseg.training.log import RunLog, read_run, write_run
-from autoseg.training.loop import Fit, fit
+from autoseg.training.loop import Fit, fit, restore_scaler
 from autoseg.training.observing import Observer
 from autoseg.training.pretrained import load_pretrained, table_text
 from autoseg.training.setting_up import make_fabric, parameter_count, set_up
@@ -109,6 +109,7 @@ def _carry_out(
         state = State(modules, optimizers, progress)
         if (context.folder / STATE_FILE).is_file():
             load_state(context.folder, state)
+            restore_scaler(fabric, state.extra)
             log.cut_after(progress.step)
             log.note(f"going on at step {progress.step}")
         elif options.pretrained is not None:

@@ -175,7 +175,7 @@ def test_short_plans_have_a_cascade_only_when_asked(made_up_clock):
     resources = Resources("cpu", 16.0, 60.0, 2)
     assert "3d_cascade_fullres" not in make_plans("auto", ABDOMEN, resources).configurations
     asked = make_plans("auto", ABDOMEN, resources, wanted=["3d_cascade_fullres"]).configurations
-    assert set(asked) == {"3d_lowres", "3d_fullres", "3d_cascade_fullres"}
+    assert set(asked) == {"3d_lowres", "3d_cascade_fullres"}
     assert asked["3d_cascade_fullres"].previous_stage == "3d_lowres"
     assert asked["3d_lowres"].training.steps < 250_000
 

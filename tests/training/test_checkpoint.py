@@ -1,4 +1,5 @@
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import nn
 from autoseg.errors import UserError
 from autoseg.training.averaging import WeightAverage
 from autoseg.training.checkpoint import Progress, State, load_state, load_weights, save_state, save_weights
+from autoseg.training.loop import restore_scaler, scaler_state
 
 
 def trained(seed=0, steps=3):
@@ -79,3 +81,19 @@ def test_the_weight_average_follows_its_formula():
     assert average.module.weight.item() == pytest.approx(expected, rel=1e-5)
     assert not average.module.weight.requires_grad
     assert copy.deepcopy(source).weight.item() == 199.0
+
+
+def test_the_scale_of_half_precision_gradients_is_kept(tmp_path):
+    def fabric(scale):
+        scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+        return SimpleNamespace(_precision=SimpleNamespace(scaler=scaler))
+
+    module = torch.nn.Linear(2, 2)
+    before, after = fabric(1024.0), fabric(65536.0)
+    save_state(tmp_path, State({"network": module}, {}, Progress(), scaler_state(before)))
+    state = State({"network": module}, {}, Progress())
+    load_state(tmp_path, state)
+    restore_scaler(after, state.extra)
+    assert after._precision.scaler.state_dict() == before._precision.scaler.state_dict()
+    assert after._precision.scaler.get_scale() == 1024.0
+    assert scaler_state(SimpleNamespace(_precision=object())) == {}
