@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 FORMATS = {"onnx": ("onnx", "onnxscript"), "openvino": ("onnx", "onnxscript", "openvino")}
 SUFFIX = {"onnx": ".onnx", "openvino": ".xml"}
 PIPELINE, RUNNER = "pipeline.json", "run.py"
+VOLUMES = (".nii", ".nii.gz")  # what the runner reads
+PICTURES = (".png", ".bmp", ".jpg", ".jpeg", ".tif", ".tiff")  # of one slice
 LARGEST_FILE = 2**30  # bytes of weights; beyond, they stand beside the ONNX file, which protobuf limits to 2 GiB
 STEPS = (
     "crop to the bounding box of what is not zero in any channel; the mask inside has its holes filled",
@@ -56,7 +58,7 @@ def export(
     """Write a model folder as ONNX or OpenVINO networks with `pipeline.json` and `run.py`; returns the new folder.
 
     Every network takes `image` (batch, C, *patch) float32 and gives `logits` (batch, K, *patch). Raises UserError if a
-    package of the extra `export` is missing or the network cannot be expressed.
+    package of the extra `export` is missing, the network cannot be expressed, or the runner cannot read the images.
     """
     if format not in FORMATS:
         raise UserError(f"format must be one of {', '.join(FORMATS)}, got {format!r}")
@@ -65,6 +67,7 @@ def export(
         raise UserError(f"export to {format} needs {', '.join(missing)}", mend="pip install 'autoseg-engine[export]'")
     folder, output = Path(model_folder), Path(output)
     model = read_model(folder)
+    _check_ending(model, folder)
     for name in (part for member in model.members for part in (member.name, *member.folds)):
         checked_name(name, "members", folder / MODEL_FILE)
     members = load_members(folder, model, device=torch.device("cpu"), folds=folds, trust_plugins=trust_plugins)
@@ -75,6 +78,18 @@ def export(
             new / PIPELINE, {**describe_pipeline(model, format), "members": described, "checksums": checksums(new)}
         )
     return output
+
+
+def _check_ending(model: Model, folder: Path) -> None:
+    """Refuse images that the runner could not read, or would read wrongly: it takes one slice of a picture."""
+    readable = VOLUMES if model.dims_of_data == 3 else (*VOLUMES, *PICTURES)
+    if model.file_ending not in readable:
+        raise UserError(
+            f"the runner that is exported does not read {model.dims_of_data}D images as {model.file_ending!r}, only "
+            f"{', '.join(readable)}",
+            where=folder / MODEL_FILE,
+            mend="convert the images to .nii.gz, and write that into the field file_ending of a copy of the model",
+        )
 
 
 def _write_member(root: Path, loaded: LoadedMember, format: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 
@@ -164,3 +165,43 @@ def test_missing_packages_are_named(hippocampus, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="format must be one of onnx, openvino"):
         export(hippocampus, tmp_path / "exported", format="coreml")
     assert not (tmp_path / "exported").exists()
+
+
+@pytest.mark.parametrize(
+    ("ending", "dims", "readable"),
+    [
+        (".tif", 3, False),
+        (".tiff", 3, False),
+        (".nrrd", 3, False),
+        (".mha", 3, False),
+        (".mha", 2, False),
+        (".nii.gz", 3, True),
+        (".nii", 2, True),
+        (".tif", 2, True),
+        (".png", 2, True),
+    ],
+)
+def test_images_that_the_runner_cannot_read_are_refused(hippocampus, tmp_path, monkeypatch, ending, dims, readable):
+    shutil.copytree(hippocampus, tmp_path / "model")
+    changed = read_model(hippocampus).model_copy(update={"file_ending": ending, "dims_of_data": dims})
+    write_json(tmp_path / "model" / MODEL_FILE, changed.model_dump(mode="json"))
+    monkeypatch.setattr(portable, "_write_member", lambda *_: {})
+    monkeypatch.setitem(portable.FORMATS, "onnx", ())
+    if readable:
+        assert (export(tmp_path / "model", tmp_path / "out") / "run.py").is_file()
+        return
+    with pytest.raises(UserError, match=rf"does not read {dims}D images as '\{ending}'"):
+        export(tmp_path / "model", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_that_are_paths_are_refused(hippocampus, tmp_path, monkeypatch):
+    shutil.copytree(hippocampus, tmp_path / "model")
+    model = read_model(hippocampus)
+    member = model.members[0].model_copy(update={"name": "../../escaped"})
+    changed = model.model_copy(update={"members": (member,)})
+    write_json(tmp_path / "model" / MODEL_FILE, changed.model_dump(mode="json"))
+    monkeypatch.setitem(portable.FORMATS, "onnx", ())
+    with pytest.raises(UserError, match=r"field members is '\.\./\.\./escaped'"):
+        export(tmp_path / "model", tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
