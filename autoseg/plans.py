@@ -135,6 +135,13 @@ class Plans(Frozen):
     resources: dict[str, Any] = {}  # what the plan was made for: device, memory, time budget
     notes: tuple[str, ...] = ()  # the plan in words, for the report
 
+    @model_validator(mode="after")
+    def _axes_go_there_and_back(self) -> Plans:
+        there, back = self.transpose_forward, self.transpose_backward
+        if sorted(there) != [0, 1, 2] or tuple(there[axis] for axis in back) != (0, 1, 2):
+            raise ValueError(f"transpose_backward {back} does not undo transpose_forward {there}")
+        return self
+
     def configuration(self, name: str) -> Configuration:
         """Return a configuration by name; an unknown name is a UserError that lists the known ones."""
         if name not in self.configurations:

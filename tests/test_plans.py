@@ -124,3 +124,12 @@ def test_network_lists_must_fit_the_stages(field):
     content[field] = content[field][:-1]
     with pytest.raises(ValidationError, match="stages of features"):
         NetworkSpec(**content)
+
+
+@pytest.mark.parametrize("transposes", [((1, 2, 0), (1, 2, 0)), ((0, 0, 0), (0, 1, 2)), ((0, 1, 3), (0, 1, 2))])
+def test_axes_that_do_not_come_back_are_refused(transposes):
+    there, back = transposes
+    with pytest.raises(ValueError, match="does not undo"):
+        Plans.model_validate({**plans().model_dump(), "transpose_forward": there, "transpose_backward": back})
+    turned = {**plans().model_dump(), "transpose_forward": (1, 2, 0), "transpose_backward": (2, 0, 1)}
+    assert Plans.model_validate(turned).transpose_forward == (1, 2, 0)

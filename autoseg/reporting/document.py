@@ -9,6 +9,7 @@ from pathlib import Path
 
 import autoseg
 from autoseg.evaluation import summarize
+from autoseg.raw import place_of
 from autoseg.reporting.data_sections import data_section, plans_section
 from autoseg.reporting.markup import SORT_SCRIPT, bullets, duration, figure, pairs, section, text
 from autoseg.reporting.material import Material, gather
@@ -27,7 +28,7 @@ _NAVIGATION = (
 
 def report(
     dataset_reference: str | Path,
-    workspace: Workspace | None = None,
+    workspace: str | Path | Workspace | None = None,
     *,
     output: Path | None = None,
     evaluations: Sequence[Path] = (),
@@ -39,7 +40,7 @@ def report(
 
     Raises: UserError if nothing is known of the data set.
     """
-    workspace = workspace or Workspace.open()
+    workspace = place_of(workspace)
     material = gather(dataset_reference, workspace, evaluations)
     target = output if output is not None else workspace.results / material.name / REPORT_FILE
     write_text(target, page(material))

@@ -11,7 +11,7 @@ from typing import Any
 import autoseg
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, Model
-from autoseg.raw import Dataset, open_dataset
+from autoseg.raw import Dataset, open_dataset, place_of
 from autoseg.selection.candidates import Candidate, best_of, display_names, fair_field, pairs_to_try
 from autoseg.selection.components import ComponentTable
 from autoseg.selection.ensembles import score_pairs
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 def find_best(
     dataset: str | Path | Dataset,
-    workspace: Workspace | None = None,
+    workspace: str | Path | Workspace | None = None,
     *,
     configurations: Collection[str] | None = None,
     trainer: str | None = None,
@@ -46,8 +46,8 @@ def find_best(
 
     Raises: UserError if no run is finished.
     """
-    workspace = workspace or Workspace.open()
-    data = dataset if isinstance(dataset, Dataset) else open_dataset(dataset, workspace)
+    workspace = place_of(workspace)
+    data = open_dataset(dataset, workspace)
     experiments, notes = find_experiments(
         data.name, workspace, configurations=configurations, trainer=trainer, plans_name=plans_name
     )

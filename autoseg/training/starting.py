@@ -36,7 +36,7 @@ logger = logging.getLogger("autoseg.training")
 
 
 def train(
-    dataset: str | Path,
+    dataset: str | Path | Dataset,
     configuration: str,
     folds: str = "cv",
     *,
@@ -73,7 +73,7 @@ def train(
 
 
 def pretrain(
-    dataset: str | Path,
+    dataset: str | Path | Dataset,
     configuration: str,
     *,
     trainer: str = "masked_autoencoder",
@@ -100,7 +100,7 @@ class _Training:
     """Resolves what was asked for, once, and carries out one run per fold."""
 
     def __init__(
-        self, *, dataset: str | Path, configuration: str, folds: str, trainer: str, plans_name: str,
+        self, *, dataset: str | Path | Dataset, configuration: str, folds: str, trainer: str, plans_name: str,
         architecture: str | None, pretrained: Path | None, settings: Mapping[str, Any] | None, recipe: Path | None,
         labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
         restart: bool, workers: int | None, workspace: str | Path | Workspace | None, name: str | None,

@@ -85,8 +85,8 @@ def test_wrong_configuration_and_setting_are_told(autoseg, tiny):
     assert (wrong.code, "no configuration '3d_low'" in wrong.err) == (2, True)
     wrong = autoseg("train", DATASET, "2d", "0", "--plans", PLANS, "--workspace", tiny, "--set", "step=4")
     assert (wrong.code, "did you mean" in wrong.err, "steps" in wrong.err) == (2, True, True)
-    wrong = autoseg("train", DATASET, "2d", "9", "--plans", PLANS, "--workspace", tiny)
-    assert (wrong.code, "fold 9 does not exist" in wrong.err) == (2, True)
+    wrong = autoseg("train", DATASET, "2d", "0-", "--plans", PLANS, "--workspace", tiny)
+    assert (wrong.code, "folds '0-' are not understood" in wrong.err) == (2, True)
 
 
 def test_train_prints_what_became_of_the_run(autoseg, tiny):
