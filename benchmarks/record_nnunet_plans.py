@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import io
 import json
+import math
 import os
 import random
 import shutil
@@ -36,19 +37,24 @@ NETWORK_FIELDS = (
     "n_blocks_per_stage",
     "n_conv_per_stage_decoder",
 )
+FEWEST, MOST = 5, 2000  # cases
+SPACING = (0.2, 8.0)  # mm
+LARGEST = 800  # voxels along an axis
+MEMORY = (2.0, 80.0)  # GiB
 
 
 def random_case(draw: random.Random) -> dict:
-    """Return one random data set: spacings 0.2-8 mm, shapes 1-800, 1-6 channels, 2D and 3D."""
+    """Return one random data set: spacings 0.2-8 mm, shapes 1-800, 1-6 channels, 5-2000 cases, 2D and 3D, CT and MR."""
     flat = draw.random() < 0.2
-    cases = draw.choice((1, 2, 3, 5, 9))
-    repeats = draw.choice((1, 1, 4, 20, 100))
-    spacing = [round(2 ** draw.uniform(-2.3, 3), 3) for _ in range(3)]
+    wanted = round(math.exp(draw.uniform(math.log(FEWEST), math.log(MOST))))  # few cases as often as many
+    cases = min(wanted, draw.choice((5, 7, 9, 20)))  # different ones; they repeat, so that the file stays small
+    repeats = min(math.ceil(wanted / cases), MOST // cases)
+    spacing = [round(math.exp(draw.uniform(*map(math.log, SPACING))), 3) for _ in range(3)]
     if draw.random() < 0.5:
         spacing[2] = spacing[1]
     if draw.random() < 0.2:
         spacing = [1.0, 1.0, 1.0]
-    shape = [round(2 ** draw.uniform(3, 9.64)) for _ in range(3)]
+    shape = [round(math.exp(draw.uniform(math.log(8), math.log(LARGEST)))) for _ in range(3)]
     if draw.random() < 0.3:
         shape[draw.randrange(3)] = draw.randint(1, 40)
     if flat:
@@ -57,15 +63,17 @@ def random_case(draw: random.Random) -> dict:
     spacings, shapes = [], []
     for _ in range(cases):
         scale = [1 + draw.uniform(-jitter, jitter) for _ in range(3)]
-        spacings.append([s if flat else round(s * k, 4) for s, k in zip(spacing, scale, strict=True)])
-        shapes.append([1 if flat and axis == 0 else max(1, round(shape[axis] * scale[-axis])) for axis in range(3)])
-    names = ["CT", "MRI", "noNorm", "rescale_to_0_1", "rgb_to_0_1", "zscore", "PET", "ct"]
+        spacings.append(
+            [s if flat else _within(round(s * k, 4), *SPACING) for s, k in zip(spacing, scale, strict=True)]
+        )
+        shapes.append([1 if flat and a == 0 else _within(round(shape[a] * scale[-a]), 1, LARGEST) for a in range(3)])
+    names = ["CT", "CT", "MRI", "MRI", "noNorm", "rescale_to_0_1", "rgb_to_0_1", "zscore", "PET", "ct"]
     labels = {f"label{index}" if index else "background": index for index in range(draw.randint(2, 20))}
     if draw.random() < 0.2:
         labels["ignore"] = len(labels)
     return {
         "planner": draw.choice(("nnunet", "nnunet", "residual_encoder_m", "residual_encoder_l", "residual_encoder_xl")),
-        "memory": draw.choice((None, None, None, 4.0, 12.0, 80.0)),
+        "memory": draw.choice((None, round(math.exp(draw.uniform(*map(math.log, MEMORY))), 1))),
         "channels": [draw.choice(names) for _ in range(draw.randint(1, 6))],
         "labels": labels,
         "repeats": repeats,
@@ -73,6 +81,10 @@ def random_case(draw: random.Random) -> dict:
         "shapes": shapes,
         "median_relative_size": round(draw.uniform(0.4, 1), 3),
     }
+
+
+def _within(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
 
 
 def answer(case: dict, folder: Path) -> dict:
