@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -34,6 +35,15 @@ def plan_and_preprocess(
             "--network-option",
             metavar="NAME=VALUE",
             help="An option of the architecture, such as size=L.",
+            show_default=False,
+        ),
+    ] = None,
+    plans_from: Annotated[
+        Path | None,
+        typer.Option(
+            "--plans-from",
+            metavar="MODEL",
+            help="Take network, spacing and patch from this model folder, to fine-tune it. No planner is asked.",
             show_default=False,
         ),
     ] = None,
@@ -73,6 +83,7 @@ def plan_and_preprocess(
       autoseg plan-and-preprocess Dataset004_Hippocampus -c 2d 3d_fullres --time-budget 10m
     """
     from autoseg.cli.values import parse_values
+    from autoseg.interop import move_plans
     from autoseg.planning import plan
     from autoseg.preprocessing import preprocess
     from autoseg.raw import open_dataset
@@ -81,19 +92,23 @@ def plan_and_preprocess(
     options = parse_values(network_options or [])
     place = Workspace.open(workspace)
     data = open_dataset(dataset, place)
-    plans = plan(
-        data,
-        measure(data, place, workers=workers, restart=restart),
-        place,
-        planner=planner,
-        architecture=architecture,
-        gpu_memory=gpu_memory,
-        time_budget=time_budget,
-        configurations=configurations or None,
-        plans_name=plans_name,
-        device=device,
-        network_options=options,
-    )
+    measured = measure(data, place, workers=workers, restart=restart)
+    if plans_from is not None:
+        plans = move_plans(plans_from, data, measured, place, plans_name or "moved")
+    else:
+        plans = plan(
+            data,
+            measured,
+            place,
+            planner=planner,
+            architecture=architecture,
+            gpu_memory=gpu_memory,
+            time_budget=time_budget,
+            configurations=configurations or None,
+            plans_name=plans_name,
+            device=device,
+            network_options=options,
+        )
     file = place.plans_file(data.name, plans.plans_name)
     if json:
         echo_json({"dataset": data.name, "plans": file, "configurations": summary(plans)})
