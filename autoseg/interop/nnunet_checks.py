@@ -24,17 +24,20 @@ def stage_count(value: Any, where: Path) -> int:
     return value
 
 
-def check_plans(plans: Plans, where: Path) -> None:
-    """Raise UserError for transposes, spacings, sizes or intensities that no data set can have."""
-    forward, backward = plans.transpose_forward, plans.transpose_backward
+def check_transposes(forward: Any, backward: Any, where: Path) -> None:
+    """Raise UserError unless both are orders of the axes, and the second undoes the first."""
     for field, axes in (("transpose_forward", forward), ("transpose_backward", backward)):
-        if sorted(axes) != [0, 1, 2]:
-            raise UserError(f"field {field} is {list(axes)}; it must be an order of 0, 1, 2", where=where)
-    if [forward[axis] for axis in backward] != [0, 1, 2]:
+        if not isinstance(axes, list) or sorted(map(str, axes)) != ["0", "1", "2"]:
+            raise UserError(f"field {field} is {axes!r}; it must be an order of 0, 1, 2", where=where)
+    if [forward[int(axis)] for axis in backward] != [0, 1, 2]:
         raise UserError(
             f"field transpose_backward is {list(backward)}, which does not undo transpose_forward {list(forward)}",
             where=where,
         )
+
+
+def check_plans(plans: Plans, where: Path) -> None:
+    """Raise UserError for spacings, sizes or intensities that no data set can have."""
     _positive("original_median_spacing_after_transp", plans.original_median_spacing, where)
     _positive("original_median_shape_after_transp", plans.original_median_shape, where)
     for configuration in plans.configurations.values():

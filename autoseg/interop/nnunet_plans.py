@@ -9,7 +9,7 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.interop.names import checked_name
-from autoseg.interop.nnunet_checks import check_plans, stage_count
+from autoseg.interop.nnunet_checks import check_plans, check_transposes, stage_count
 from autoseg.labels import Labels
 from autoseg.plans import Configuration, NetworkSpec, Plans, parse
 
@@ -103,6 +103,7 @@ def _read_plans(
 ) -> Plans:
     fields = resolve(theirs, name, where)
     _check_processing(theirs, fields, where)
+    check_transposes(theirs["transpose_forward"], theirs["transpose_backward"], where)
     channels = channel_names(description, where)
     previous = fields.get("previous_stage") or None
     inputs = len(channels) + (len(labels.foreground_values) if previous else 0)
