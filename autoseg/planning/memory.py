@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -58,10 +58,11 @@ def trace_training(
 
     Raises Untraceable if the architecture does not run on fake tensors.
     """
-    ledger = _Ledger()
     try:
+        real = _real_if_needed(architecture, spec)
+        ledger = _Ledger()
         with FakeTensorMode(), ledger:
-            network = architecture(spec).train()
+            network = (architecture(spec) if real is None else _with_fake_tensors(real)).train()
             parameters = list(network.parameters())
             updater = make_optimizer(optimizer, parameters)
             weights = ledger.alive
@@ -76,6 +77,29 @@ def trace_training(
         ) from error
     # The optimiser's state comes into being in the first step; from the second on it lies beside the activations.
     return Memory(static, max(peak + static - weights, ledger.peak))
+
+
+def _real_if_needed(architecture: type[nn.Module], spec: NetworkSpec) -> nn.Module | None:
+    """Return a real network where building one reads values, as some libraries do, which fake tensors do not have."""
+    try:
+        with FakeTensorMode():
+            architecture(spec)
+    except DataDependentOutputException:
+        return architecture(spec)
+    return None
+
+
+def _with_fake_tensors(network: nn.Module) -> nn.Module:
+    """Replace all parameters and buffers by tensors of the current mode, of the same shapes."""
+    for module in network.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                fake = torch.empty(parameter.shape, dtype=parameter.dtype)
+                module._parameters[name] = nn.Parameter(fake, parameter.requires_grad)
+        for name, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[name] = torch.empty(buffer.shape, dtype=buffer.dtype)
+    return network
 
 
 def _forward_and_backward(network: nn.Module, spec: NetworkSpec, batch_size: int, dtype: torch.dtype) -> None:
@@ -119,5 +143,7 @@ class _Ledger(TorchDispatchMode):
 
 def parameter_count(architecture: type[nn.Module], spec: NetworkSpec) -> int:
     """Return the number of parameters, without allocating them."""
+    real = _real_if_needed(architecture, spec)
     with FakeTensorMode():
-        return sum(math.prod(parameter.shape) for parameter in architecture(spec).parameters())
+        network = architecture(spec) if real is None else real
+        return sum(math.prod(parameter.shape) for parameter in network.parameters())
