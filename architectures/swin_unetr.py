@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoseg.architectures.blocks.dimensions import conv_classes
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -56,8 +55,6 @@ class SwinUNETR(Architecture):
             use_checkpoint=options["checkpointing"],
             spatial_dims=spec.dims,
         )
-        conv, _, _ = conv_classes(spec.dims)
-        assert isinstance(self.network.out.conv.conv, conv)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:

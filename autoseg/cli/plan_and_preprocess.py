@@ -11,7 +11,7 @@ import typer
 from autoseg.cli.durations import parse_duration
 from autoseg.cli.options import Dataset, Debug, Device, Json, Restart, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
-from autoseg.errors import CasesFailed
+from autoseg.errors import CasesFailed, UserError
 
 if TYPE_CHECKING:
     from autoseg import raw
@@ -90,6 +90,11 @@ def plan_and_preprocess(
     from autoseg.workspace import Workspace
 
     options = parse_values(network_options or [])
+    if plans_from is not None:
+        refuse_planning(
+            {"--planner": planner != "auto", "--architecture": architecture, "--gpu-memory": gpu_memory,
+             "--time-budget": time_budget, "--network-option": network_options}
+        )  # fmt: skip
     place = Workspace.open(workspace)
     data = open_dataset(dataset, place)
     measured = measure(data, place, workers=workers, restart=restart)
@@ -119,6 +124,15 @@ def plan_and_preprocess(
             typer.echo(note)
         typer.echo(f"plans: {file}")
     preprocess(data, plans, place, configurations or None, workers=workers, restart=restart)
+
+
+def refuse_planning(options: dict[str, Any]) -> None:
+    """Raise UserError for the first planning option that is set: moved plans are the model's own."""
+    for name, value in options.items():
+        if value:
+            raise UserError(
+                f"{name} plans anew, while --plans-from takes the model's plans", mend="leave one of them out"
+            )
 
 
 def measure(data: raw.Dataset, place: Workspace, *, workers: int | None, restart: bool) -> Fingerprint:

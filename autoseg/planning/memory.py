@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import math
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -58,35 +60,35 @@ def trace_training(
 
     Raises Untraceable if the architecture does not run on fake tensors.
     """
+    build = partial(architecture, spec)
     try:
-        real = _real_if_needed(architecture, spec)
-        ledger = _Ledger()
-        with FakeTensorMode(), ledger:
-            network = (architecture(spec) if real is None else _with_fake_tensors(real)).train()
-            parameters = list(network.parameters())
-            updater = make_optimizer(optimizer, parameters)
-            weights = ledger.alive
-            _forward_and_backward(network, spec, batch_size, DTYPES[precision])
-            peak = ledger.peak
-            updater.step()
-            updater.zero_grad(set_to_none=True)
-            static = ledger.alive
+        try:
+            return _trace(build, spec, batch_size, precision, optimizer)
+        except DataDependentOutputException:
+            # Building some libraries' networks reads values, which fake tensors do not have: build a real one once.
+            return _trace(partial(_with_fake_tensors, build()), spec, batch_size, precision, optimizer)
     except Exception as error:
         raise Untraceable(
             f"{architecture.__name__} at patch {spec.patch_size}: {type(error).__name__}: {error}"
         ) from error
+
+
+def _trace(
+    build: Callable[[], nn.Module], spec: NetworkSpec, batch_size: int, precision: str, optimizer: str
+) -> Memory:
+    ledger = _Ledger()
+    with FakeTensorMode(), ledger:
+        network = build().train()
+        parameters = list(network.parameters())
+        updater = make_optimizer(optimizer, parameters)
+        weights = ledger.alive
+        _forward_and_backward(network, spec, batch_size, DTYPES[precision])
+        peak = ledger.peak
+        updater.step()
+        updater.zero_grad(set_to_none=True)
+        static = ledger.alive
     # The optimiser's state comes into being in the first step; from the second on it lies beside the activations.
     return Memory(static, max(peak + static - weights, ledger.peak))
-
-
-def _real_if_needed(architecture: type[nn.Module], spec: NetworkSpec) -> nn.Module | None:
-    """Return a real network where building one reads values, as some libraries do, which fake tensors do not have."""
-    try:
-        with FakeTensorMode():
-            architecture(spec)
-    except DataDependentOutputException:
-        return architecture(spec)
-    return None
 
 
 def _with_fake_tensors(network: nn.Module) -> nn.Module:
@@ -142,8 +144,10 @@ class _Ledger(TorchDispatchMode):
 
 
 def parameter_count(architecture: type[nn.Module], spec: NetworkSpec) -> int:
-    """Return the number of parameters, without allocating them."""
-    real = _real_if_needed(architecture, spec)
-    with FakeTensorMode():
-        network = architecture(spec) if real is None else real
-        return sum(math.prod(parameter.shape) for parameter in network.parameters())
+    """Return the number of parameters, without allocating them where the network can be built so."""
+    try:
+        with FakeTensorMode():
+            network = architecture(spec)
+    except DataDependentOutputException:
+        network = architecture(spec)
+    return sum(math.prod(parameter.shape) for parameter in network.parameters())

@@ -31,7 +31,7 @@ from autoseg.training.trainer import Trainer
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
 
-TRAINING_SHARE = 0.8  # of a fold's time, where steps are counted to choose a recipe
+STEPS_SHARE = 0.8  # of a fold's time, where steps are counted to choose a recipe
 logger = logging.getLogger("autoseg.training")
 
 
@@ -147,6 +147,8 @@ class _Training:
         if len(self.devices) > 1 and len(contexts) > 1:
             self._spread(contexts)
             return [context.folder for context in contexts]
+        if len(self.devices) > 1:
+            logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
         finished = []
         if self.time_budget is not None:  # the set-up of the whole call counts, too
             share = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
@@ -246,7 +248,7 @@ class _Training:
         network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
         batch_size = self.settings["batch_size"].value or self.configuration.batch_size
         step = time_step(network, self.configuration.network, batch_size, device=self.device.type)
-        steps = int(TRAINING_SHARE * seconds / step.seconds / self.settings["accumulate"].value)
+        steps = int(STEPS_SHARE * seconds / step.seconds / self.settings["accumulate"].value)
         planned = self.configuration.training.steps
         if length_of(steps) == length_of(planned):
             return {}

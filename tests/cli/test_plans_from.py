@@ -3,15 +3,24 @@
 import json
 import shutil
 
+import pytest
+
 from autoseg.interop import import_nnunet
 from autoseg.plans import Plans
 
 NAME = "Dataset004_Hippocampus"
 
 
-def test_fine_tuning_a_model_of_nnunet_by_commands(autoseg, tiny, shared, tmp_path):
-    source = next(path for path in sorted((shared / "models").rglob("*")) if (path / "plans.json").is_file())
-    model = import_nnunet(source, tmp_path / "model")
+@pytest.mark.parametrize("option", ["--planner", "--architecture", "--gpu-memory", "--time-budget", "--network-option"])
+def test_what_plans_anew_is_refused_beside_it(autoseg, option):
+    value = {"--gpu-memory": "8", "--time-budget": "5m", "--network-option": "size=L"}.get(option, "nnunet")
+    outcome = autoseg("plan-and-preprocess", "D", "--plans-from", "model", option, value)
+    assert outcome.code == 2
+    assert f"{option} plans anew" in outcome.err
+
+
+def test_fine_tuning_a_model_of_nnunet_by_commands(autoseg, tiny, nnunet_model, tmp_path):
+    model = import_nnunet(nnunet_model / "model", tmp_path / "model")
     root = tmp_path / "workspace"
     shutil.copytree(tiny.raw / NAME, root / "raw" / NAME)
     moved = autoseg("plan-and-preprocess", NAME, "--plans-from", model, "--workspace", root, "-c", "3d_fullres")

@@ -25,11 +25,8 @@ CASES = ("003", "193", "326", "338")  # of ten, which all agree; the last two ne
 
 
 @pytest.fixture(scope="module")
-def reference(shared):
-    folder = shared / "models" / "nnunet_hippocampus"
-    if not folder.is_dir():
-        pytest.skip("the model trained by nnunetv2 is not among the shared data")
-    return folder
+def reference(nnunet_model):
+    return nnunet_model
 
 
 def spec_of(arguments: dict, patch: list[int]) -> NetworkSpec:

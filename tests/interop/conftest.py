@@ -17,11 +17,8 @@ NNUNET_SIDE = Path(__file__).with_name("nnunet_side.py")
 
 
 @pytest.fixture(scope="session")
-def reference(shared):
-    folder = shared / "models" / "nnunet_hippocampus"
-    if not folder.is_dir():
-        pytest.skip("the model trained by nnunetv2 is not among the shared data")
-    return folder
+def reference(nnunet_model):
+    return nnunet_model
 
 
 @pytest.fixture(scope="session")
