@@ -21,7 +21,7 @@ M 146 145 050; the same here.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
@@ -51,18 +51,19 @@ class Size(NamedTuple):
 
 SIZES = {"S": Size(12, 6, 66), "B": Size(12, 12, 66), "M": Size(16, 12, 72), "L": Size(24, 16, 66)}
 TOKENIZER_WIDTHS = {2: (32, 32, 64, 128), 3: (32, 64, 256, 1024)}  # stem, then strided blocks
-OPTIONS = {"version": 2, "size": "M", "token_size": None, "depth": None, "heads": None}
 
 
 @register.architecture("primus")
 class Primus(Architecture):
     """Primus, 2D and 3D: a vision transformer with rotary attention, sizes S, B, M, L, tokenizers 1, 2, 3."""
 
+    defaults = {"version": 2, "size": "M", "token_size": None, "depth": None, "heads": None}
+    choices = {"version": (1, 2, 3), "size": tuple(SIZES)}
     recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "gradient_clip": 1.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        options = read_options(spec)
+        options = self.options
         size, token = SIZES[options["size"]], token_size(spec)
         if any(edge % step for edge, step in zip(spec.patch_size, token, strict=True)):
             raise UserError(f"the patch {spec.patch_size} is no multiple of the token size {token}", where="network")
@@ -86,7 +87,7 @@ class Primus(Architecture):
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
         """Fix the options: token size by the plan's strides, depth and heads less where the plan is narrow."""
-        options = read_options(spec)
+        options = cls.read_options(spec)
         size, share = SIZES[options["size"]], min(1.0, spec.features[0] / USUAL_WIDTH)
         options["token_size"] = list(token_size(spec))  # as JSON gives it back
         options["depth"] = options["depth"] or max(2, round(size.depth * share))
@@ -123,16 +124,6 @@ class Primus(Architecture):
             with torch.no_grad():
                 for layer in (block.attention.out, block.mlp.out):
                     layer.weight.div_(math.sqrt(2 * number))
-
-
-def read_options(spec: NetworkSpec) -> dict[str, Any]:
-    """Return the options with their defaults; a UserError names one that does not exist."""
-    options = {**OPTIONS, **spec.options}
-    unknown = set(options) - set(OPTIONS)
-    if unknown or options["size"] not in SIZES or options["version"] not in (1, 2, 3):
-        known = f"{', '.join(OPTIONS)}; size one of {', '.join(SIZES)}, version 1, 2 or 3"
-        raise UserError(f"primus does not know {spec.options}", where="network.options", mend=f"known: {known}")
-    return options
 
 
 def token_size(spec: NetworkSpec) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ from autoseg.architectures.blocks.residual_conv import ResidualBlock
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
-from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 
@@ -37,10 +36,10 @@ LAYERS = 2  # of scans in every stage
 class SegMamba(Architecture):
     """SegMamba, 2D and 3D: convolutions and three-way selective scans down, residual convolutions up."""
 
+    defaults = {"width": None}  # of the first two resolutions
+
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        if set(spec.options) - {"width"}:
-            raise UserError(f"segmamba's only option is width, got {spec.options}", where="network.options")
         conv, _, _ = conv_classes(spec.dims)
         widths = spec.features
         found = (spec.in_channels, *widths[:-1])  # channels of the maps that are refined: the image, the Mamba stages
@@ -63,7 +62,8 @@ class SegMamba(Architecture):
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
         """Keep at most five resolutions; widths double from `options["width"]` or from 48, scaled as the plan's are."""
         stages = min(len(spec.features), MAMBA_STAGES + 1)
-        width = spec.options.get("width") or max(1, round(WIDTH * spec.features[0] / USUAL_WIDTH))
+        options = cls.read_options(spec)
+        width = options["width"] or max(1, round(WIDTH * spec.features[0] / USUAL_WIDTH))
         return spec.model_copy(
             update={
                 "strides": spec.strides[:stages],
@@ -71,7 +71,7 @@ class SegMamba(Architecture):
                 "features": tuple(width * 2**stage for stage in range(stages)),
                 "blocks_encoder": (1, *[LAYERS] * (stages - 1)),
                 "blocks_decoder": (1,) * (stages - 1),
-                "options": {**spec.options, "width": width},
+                "options": {**options, "width": width},
             }
         )
 

@@ -47,6 +47,9 @@ SIZES = {"S": Size(1, 16), "B": Size(1, 32), "L": Size(2, 64), "H": Size(3, 96)}
 class STUNet(Architecture):
     """STU-Net, 3D and 2D: residual blocks, up-sampling without weights, sizes S, B, L, H."""
 
+    defaults = {"size": "B", "width": None}  # width: channels of the first stage in place of the size's
+    choices = {"size": tuple(SIZES)}
+
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
         if len(spec.features) != STAGES:
@@ -68,9 +71,9 @@ class STUNet(Architecture):
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
         """Make six stages of the size's depth and width, kernels of 3."""
-        size = _size(spec)
-        width = max(1, round(size.width * spec.features[0] / USUAL_WIDTH)) if "width" not in spec.options else None
-        width = spec.options.get("width", width)
+        options = cls.read_options(spec)
+        size = SIZES[options["size"]]
+        width = options["width"] or max(1, round(size.width * spec.features[0] / USUAL_WIDTH))
         unit = (1,) * spec.dims
         return spec.model_copy(
             update={
@@ -79,7 +82,7 @@ class STUNet(Architecture):
                 "features": tuple(width * factor for factor in GROWTH),
                 "blocks_encoder": (size.depth,) * STAGES,
                 "blocks_decoder": (size.depth,) * (STAGES - 1),
-                "options": {**spec.options, "size": spec.options.get("size", "B"), "width": width},
+                "options": {**options, "width": width},
             }
         )
 
@@ -137,14 +140,3 @@ def make_stage(
     first = ResidualUnit(dims, before, after, stride, projects=projects)
     unit = (1,) * dims
     return nn.Sequential(first, *(ResidualUnit(dims, after, after, unit, projects=False) for _ in range(depth - 1)))
-
-
-def _size(spec: NetworkSpec) -> Size:
-    size = spec.options.get("size", "B")
-    if size not in SIZES or set(spec.options) - {"size", "width"}:
-        raise UserError(
-            f"stu_net does not know the options {spec.options}",
-            where="network.options",
-            mend=f"size: {', '.join(SIZES)}; width: channels of the first stage",
-        )
-    return SIZES[size]

@@ -37,11 +37,12 @@ DEFAULTS: dict[str, Any] = {
 class SwinUNETR(Architecture):
     """Swin UNETR, 2D and 3D: shifted-window attention down, residual convolutions up. Needs MONAI."""
 
+    defaults = DEFAULTS
     recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-5}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        options = _options(spec)
+        options = self.options
         multiple = self.patch_multiple(spec)
         if any(edge % step for edge, step in zip(spec.patch_size, multiple, strict=True)):
             raise UserError(f"swin_unetr takes patches that are multiples of {multiple}, this one is {spec.patch_size}")
@@ -59,7 +60,7 @@ class SwinUNETR(Architecture):
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
         """Fix the feature size."""
-        options = _options(spec)
+        options = cls.read_options(spec)
         options["feature_size"] = options["feature_size"] or _feature_size(spec)
         return spec.model_copy(update={"options": options})
 
@@ -102,14 +103,3 @@ def _monai() -> type[nn.Module]:
 def _feature_size(spec: NetworkSpec) -> int:
     wanted = FEATURE_SIZE * spec.features[0] / USUAL_WIDTH
     return FEATURE_STEP * max(1, round(wanted / FEATURE_STEP))
-
-
-def _options(spec: NetworkSpec) -> dict[str, Any]:
-    unknown = set(spec.options) - set(DEFAULTS)
-    if unknown:
-        raise UserError(
-            f"swin_unetr does not know the options {', '.join(sorted(unknown))}",
-            where="network.options",
-            mend=f"it has {', '.join(DEFAULTS)}",
-        )
-    return {**DEFAULTS, **spec.options}

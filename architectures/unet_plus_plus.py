@@ -17,9 +17,6 @@ takes the plan's widths, capped at 320 in 3D. Its authors' activations take 2.5 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from torch import Tensor, nn
@@ -29,7 +26,6 @@ from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 
-DEFAULTS = {"style": "engine", "inference": "last", "activation": "softmax"}
 SLOPE = 0.01
 
 
@@ -37,9 +33,11 @@ SLOPE = 0.01
 class UNetPlusPlus(Architecture):
     """UNet++, 2D and 3D: nested decoders between encoder and output, supervised at full resolution."""
 
+    defaults = {"style": "engine", "inference": "last", "activation": "softmax"}
+    choices = {"style": ("engine", "paper"), "activation": ("softmax", "sigmoid")}
+
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        self.options = _options(spec)
         paper = self.options["style"] == "paper"
         levels, widths, dims = len(spec.features), spec.features, spec.dims
         if levels < 2:
@@ -66,8 +64,17 @@ class UNetPlusPlus(Architecture):
     @property
     def depth(self) -> int:
         """Return the column of the last node that is computed in prediction."""
-        inference = self.options["inference"]
-        return int(inference.partition(":")[2]) if inference.startswith("prune:") else len(self.spec.features) - 1
+        inference = str(self.options["inference"])
+        kind, _, depth = inference.partition(":")
+        if kind == "prune" and depth.isdecimal():
+            return int(depth)
+        if inference not in ("last", "average"):
+            raise UserError(
+                f"UNetPlusPlus cannot take inference={inference!r}",
+                where="network.options",
+                mend="one of: last, average, prune:1, prune:2, ...",
+            )
+        return len(self.spec.features) - 1
 
     def output_weights(self) -> list[float]:
         """All heads count the same: each has the full resolution."""
@@ -110,6 +117,7 @@ class UNetPlusPlus(Architecture):
         return inside - nn.functional.logsigmoid(-stacked).logsumexp(0)
 
     def _supervised(self) -> list[int]:
+        """Return the columns that have a head."""
         columns = list(range(1, len(self.spec.features)))
         if not 1 <= self.depth < len(self.spec.features):
             raise UserError(
@@ -168,25 +176,6 @@ class PaperUnit(nn.Module):
 def key(level: int, column: int) -> str:
     """Return the name of a node."""
     return f"{level}_{column}"
-
-
-def _options(spec: NetworkSpec) -> dict[str, Any]:
-    unknown = set(spec.options) - set(DEFAULTS)
-    options: Mapping[str, Any] = {**DEFAULTS, **spec.options}
-    prune = str(options["inference"]).partition(":")
-    pruned = prune[0] == "prune" and prune[2].isdecimal()
-    if (
-        unknown
-        or options["style"] not in ("engine", "paper")
-        or options["activation"] not in ("softmax", "sigmoid")
-        or not (pruned or options["inference"] in ("last", "average"))
-    ):
-        raise UserError(
-            f"unet_plus_plus does not know the options {spec.options}",
-            where="network.options",
-            mend='style "engine" or "paper", inference "last", "average" or "prune:2", activation "softmax", "sigmoid"',
-        )
-    return dict(options)
 
 
 def _draw_weights(module: nn.Module) -> None:

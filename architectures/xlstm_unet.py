@@ -36,13 +36,12 @@ SLOPE = 0.01  # of LeakyReLU
 class XLSTMUNet(Architecture):
     """xLSTM-UNet, 2D and 3D: a residual U-Net with Vision-LSTM layers in the encoder or on the bottleneck."""
 
+    defaults = {"variant": VARIANTS[0]}
+    choices = {"variant": VARIANTS}
+
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        variant = spec.options.get("variant", VARIANTS[0])
-        if set(spec.options) - {"variant"} or variant not in VARIANTS:
-            raise UserError(
-                f"the only option is variant, one of {VARIANTS}; got {spec.options}", where="network.options"
-            )
+        variant = self.options["variant"]
         conv, _, _ = conv_classes(spec.dims)
         widths, kernels = spec.features, spec.kernel_sizes
         levels = range(len(widths))

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 
 
@@ -20,10 +21,29 @@ class Architecture(nn.Module):
 
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     recipe: ClassVar[Mapping[str, Any]] = {}  # trainer settings that the network needs, where its authors name some
+    defaults: ClassVar[Mapping[str, Any]] = {}  # the options that `spec.options` may set
+    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # what an option may be, where that is a short list
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
         self.spec = spec
+        self.options = self.read_options(spec)
+
+    @classmethod
+    def read_options(cls, spec: NetworkSpec) -> dict[str, Any]:
+        """Return all options, defaults included; raises UserError for one that is unknown or has no such value."""
+        known = ", ".join(cls.defaults) or "none"
+        for name, value in spec.options.items():
+            if name not in cls.defaults:
+                raise UserError(
+                    f"{cls.__name__} has no option {name!r}", where="network.options", mend=f"its options: {known}"
+                )
+            if name in cls.choices and value not in cls.choices[name]:
+                allowed = ", ".join(map(str, cls.choices[name]))
+                raise UserError(
+                    f"{cls.__name__} cannot take {name}={value!r}", where="network.options", mend=f"one of: {allowed}"
+                )
+        return {**cls.defaults, **spec.options}
 
     @classmethod
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:

@@ -22,7 +22,7 @@ FLOORS = (
     "training",
     "planning",
     "selection",
-    "reporting interop scaling demo conformance",
+    "reporting interop demo conformance",
     "cli",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -13,7 +13,6 @@ from dynamic_network_architectures.initialization.weight_init import InitWeights
 from torch import nn
 
 from autoseg.architecture import Architecture
-from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 
 
@@ -61,8 +60,6 @@ class UNet(Architecture):
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
-        if spec.options:
-            raise UserError(f"the U-Nets take no options, got {spec.options}", where="network.options")
         wrapped = self.build(spec)
         self.encoder = wrapped.encoder
         if len(spec.features) > 1:

@@ -43,6 +43,15 @@ def predict(
     precision: Annotated[
         str, typer.Option("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16: what networks compute in.")
     ] = "auto",
+    network_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network-option",
+            metavar="NAME=VALUE",
+            help="An option of the architecture that may change after training.",
+            show_default=False,
+        ),
+    ] = None,
     device: Device = "auto",
     workers: Workers = None,
     restart: Restart = False,
@@ -59,6 +68,7 @@ def predict(
     Example:
       autoseg predict -i images -o segmentations -d Dataset004_Hippocampus
     """
+    from autoseg.cli.values import parse_values
     from autoseg.inference import Predictor
     from autoseg.workspace import Workspace
 
@@ -71,6 +81,7 @@ def predict(
         step_size=step_size,
         mirroring=mirroring,
         precision=precision,
+        network_options=parse_values(network_options or []),
         trust_plugins=trust_plugins,
     )
     results = predictor.predict_folder(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import torch
@@ -42,9 +43,13 @@ def load_members(
     *,
     device: torch.device,
     folds: Sequence[str | int] | None = None,
+    network_options: Mapping[str, Any] | None = None,
     trust_plugins: bool = False,
 ) -> tuple[LoadedMember, ...]:
-    """Return the members that take part, every previous stage before the member that needs it."""
+    """Return the members that take part, every previous stage before the member that needs it.
+
+    `network_options` are put over the architecture's options of every member, as in UNet++'s "inference".
+    """
     _check_references(folder, model)
     ordered: dict[str, LoadedMember] = {}
     for member in model.members:
@@ -57,8 +62,9 @@ def load_members(
             current = model.member(current.previous_stage) if current.previous_stage else None
         for link in reversed(chain):
             ordered[link.name] = _load_member(
-                folder, model, link, device=device, folds=folds, trust_plugins=trust_plugins
-            )
+                folder, model, link, device=device, folds=folds, network_options=network_options or {},
+                trust_plugins=trust_plugins,
+            )  # fmt: skip
     return tuple(ordered.values())
 
 
@@ -78,6 +84,7 @@ def _load_member(
     *,
     device: torch.device,
     folds: Sequence[str | int] | None,
+    network_options: Mapping[str, Any],
     trust_plugins: bool,
 ) -> LoadedMember:
     plans = read_member_plans(folder, member)
@@ -89,7 +96,7 @@ def _load_member(
             where=folder,
         )
     reference = _architecture(folder, model, member, trust_plugins)
-    options = {**configuration.network.options, **member.network_options}
+    options = {**configuration.network.options, **member.network_options, **network_options}
     spec = configuration.network.model_copy(update={"options": options})
     chosen = _chosen_folds(folder, member, folds)
     networks = tuple(_load_network(reference, spec, folder / member.folds[fold], device) for fold in chosen)

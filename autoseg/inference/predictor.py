@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ class Settings:
     step_size: float = 0.5
     mirroring: bool = True
     precision: str = "auto"
+    network_options: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Predictor:
@@ -70,9 +72,13 @@ class Predictor:
         step_size: float = 0.5,
         mirroring: bool = True,
         precision: str = "auto",
+        network_options: Mapping[str, Any] | None = None,
         trust_plugins: bool = False,
     ) -> Predictor:
-        """Read a model folder, verify its checksums and bring the networks of the folds (None: all) to the device."""
+        """Read a model folder, verify its checksums and bring the networks of the folds (None: all) to the device.
+
+        `network_options` go over those the networks were trained with: UNet++'s {"inference": "prune:2"}.
+        """
         folder = Path(model_folder)
         if not 0 < step_size <= 1:
             raise UserError(f"step_size must be above 0 and at most 1, got {step_size}")
@@ -80,8 +86,10 @@ class Predictor:
             raise UserError(f"precision must be one of auto, {', '.join(FORMATS)}, got {precision!r}")
         chosen = choose_device(device)
         model = read_model(folder)
-        members = load_members(folder, model, device=chosen, folds=folds, trust_plugins=trust_plugins)
-        return cls(model, members, Settings(step_size, mirroring, precision), chosen)
+        members = load_members(
+            folder, model, device=chosen, folds=folds, network_options=network_options, trust_plugins=trust_plugins
+        )
+        return cls(model, members, Settings(step_size, mirroring, precision, dict(network_options or {})), chosen)
 
     @property
     def identity(self) -> str:

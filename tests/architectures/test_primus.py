@@ -135,7 +135,7 @@ def test_narrow_plans_get_narrow_networks():
 
 def test_wrong_options_and_patches_are_refused():
     for options in ({"size": "XL"}, {"version": 4}, {"heads_per_layer": 3}):
-        with pytest.raises(UserError, match="primus does not know"):
+        with pytest.raises(UserError, match="Primus"):
             make("primus", make_spec(**options))
     with pytest.raises(UserError, match="powers of two"):
         make("primus", make_spec(token_size=[6, 6, 6]))

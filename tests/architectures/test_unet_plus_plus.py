@@ -118,5 +118,5 @@ def test_units_of_the_paper():
     [{"style": "new"}, {"inference": "prune:x"}, {"inference": "prune:9"}, {"depth": 2}, {"activation": "no"}],
 )
 def test_unknown_options_are_told(options):
-    with pytest.raises(UserError, match="unet_plus_plus"):
+    with pytest.raises(UserError, match=r"UNetPlusPlus|heads|deep supervision"):
         make("unet_plus_plus", make_spec(2, 3, patch=(16, 16), base=2, **options))

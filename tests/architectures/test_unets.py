@@ -172,5 +172,5 @@ def test_adapted_block_counts():
 
 
 def test_unknown_options_are_refused():
-    with pytest.raises(UserError, match="no options"):
+    with pytest.raises(UserError, match="has no option"):
         make("plain_unet", make_spec(width=3))

@@ -67,7 +67,7 @@ def write_model(
         for fold in folds:
             torch.manual_seed(100 * number + len(files))
             files[fold] = f"members/{name}/fold_{fold}.safetensors"
-            network = build_network("plain_unet", plans.configuration(name).network)
+            network = build_network(fields.get("architecture", "plain_unet"), plans.configuration(name).network)
             save_file(network.state_dict(), folder / files[fold])
         described.append(
             Member(

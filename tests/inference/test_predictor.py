@@ -237,3 +237,14 @@ def test_previous_stages_must_exist_and_not_go_round(model_writer, model_editor,
     model_editor(folder, previous_stage=None, in_ensemble=False)
     with pytest.raises(UserError, match="no member that predicts"):
         load(folder)
+
+
+def test_options_of_the_network_may_change_in_prediction(model_writer, tmp_path):
+    folder = model_writer(tmp_path, {"architecture": "unet_plus_plus"})
+    usual, pruned = load(folder), load(folder, network_options={"inference": "prune:1"})
+    assert [load(folder, network_options={"inference": "last"}).members[0].networks[0].depth] == [1]
+    assert usual.identity != pruned.identity  # finished predictions of one are not those of the other
+    assert pruned.members[0].networks[0].options["inference"] == "prune:1"
+    for options in ({"inference": "prune:2"}, {"inference": "prune"}, {"size": "L"}):
+        with pytest.raises(UserError, match=r"UNetPlusPlus|unet_plus_plus"):
+            load(folder, network_options=options)

@@ -1,0 +1,61 @@
+"""UNet++'s pruning experiment: Dice, time and parameters of every depth, and of the average of all heads.
+
+    python benchmarks/pruning.py MODEL IMAGES LABELS
+
+MODEL is a model folder with one unet_plus_plus; IMAGES and LABELS hold cases that it was not trained on. A pruned
+network leaves out the nodes that its head does not see: parameters and seconds are those of the smaller network.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import autoseg
+
+
+def needed(network) -> int:
+    """Return the parameters of the nodes, up-samplings and head that prediction uses."""
+    count = sum(parameter.numel() for parameter in network.heads[str(network.depth)].parameters())
+    for part in (network.nodes, network.ups):
+        for name, module in part.items():
+            if sum(map(int, name.split("_"))) <= network.depth:
+                count += sum(parameter.numel() for parameter in module.parameters())
+    return count
+
+
+def score(model: Path, images: Path, labels: Path, inference: str) -> dict:
+    """Predict and evaluate with one value of the option "inference"."""
+    predictor = autoseg.Predictor.load(model, network_options={"inference": inference})
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.perf_counter()
+        predictor.predict_folder(images, folder)
+        seconds = time.perf_counter() - started
+        found = autoseg.evaluate(folder, labels)
+    network = predictor.members[0].networks[0]
+    return {
+        "inference": inference,
+        "dice": round(found.foreground_mean["dice"], 4),
+        "seconds": round(seconds, 2),
+        "parameters": needed(network),
+    }
+
+
+def main() -> None:
+    """Score every depth of the model's network."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", type=Path)
+    parser.add_argument("images", type=Path)
+    parser.add_argument("labels", type=Path)
+    options = parser.parse_args()
+    loaded = autoseg.Predictor.load(options.model).members[0]
+    depths = range(1, len(loaded.configuration.network.features))
+    for inference in (*(f"prune:{depth}" for depth in depths), "last", "average"):
+        print(json.dumps(score(options.model, options.images, options.labels, inference)), flush=True)
+
+
+if __name__ == "__main__":
+    main()
