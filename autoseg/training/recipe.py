@@ -4,7 +4,9 @@ nnU-Net's SGD (momentum 0.99, learning rate 0.01) starts slowly: cut to some hun
 AdamW with a short warm-up reaches a usable Dice in them. Runs that short have no time to learn mirrored images either.
 
 Measured on hippocampus MRI, one fold of 40 cases, one seed, 110 s on one core, 0.17 million parameters, mean Dice:
-0.863 as below; 0.854 at learning rate 0.003; 0.743 with mirroring, two convolutions per stage and 0.003.
+0.863 as below; 0.854 at learning rate 0.003; 0.743 with mirroring, two convolutions per stage and 0.003. With the same
+recipe all of 19 real data sets and label kinds, 2D and 3D, 1 to 19 classes, learn in 90 s on two cores (mean Dice 0.43
+to 0.95 on held-out cases, benchmarks/RESULTS.md); nnU-Net's SGD stays at 0.00 on cardiac MRI in that time.
 """
 
 from __future__ import annotations
