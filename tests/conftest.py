@@ -1,6 +1,11 @@
 """Fixtures for every room: where the shared real data are, a tiny preprocessed workspace."""
 
+import os
+import signal
 from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores: one thread each, before torch counts them
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from tiny_workspace import scratch, tiny
@@ -8,6 +13,10 @@ from tiny_workspace import scratch, tiny
 __all__ = ["nnunet_model", "repository", "scratch", "shared", "tiny"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell that starts the tests in the background leaves Ctrl-C ignored, in their children, too; some test it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
