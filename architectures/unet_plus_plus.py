@@ -8,7 +8,8 @@ style "engine" (default: nnU-Net's units of convolution, instance norm, LeakyReL
 without bias) or "paper" (ReLU, dropout 0.5, no norm, max-pooling);
 inference "last" (default), "average" (mean of the probabilities of all heads, as logits) or "prune:d" (head d alone;
 nodes it does not see are not computed); activation "softmax" (default) or "sigmoid" (overlapping regions), for
-"average" only.
+"average" only. `inference` and `activation` may change after training: `autoseg predict --network-option
+inference=prune:2`; `benchmarks/pruning.py` scores every depth of a trained model.
 
 Parameters, paper style, one channel, one output, widths 32 to 512, one head: published 9 041 601, here the same; the
 published nnU-Net variant in 2D (widths 32 to 480, five poolings, two outputs): 24 000 032, here the same. Our default
