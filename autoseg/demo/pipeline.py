@@ -86,6 +86,7 @@ def _prepare(place: Workspace, folder: Path, time_budget: float, device: str) ->
     from autoseg.plans import Plans
     from autoseg.preprocessing import preprocess
     from autoseg.raw import check, open_dataset
+    from autoseg.training.log import RUN_FILE
 
     log.info("1/7 checking %s", folder)
     report = check(folder, place)
@@ -95,7 +96,9 @@ def _prepare(place: Workspace, folder: Path, time_budget: float, device: str) ->
     log.info("2/7 planning")
     measured = fingerprint(dataset, place)
     file = place.plans_file(dataset.name, PLANS)
-    if file.is_file():  # the runs of an earlier call were planned by it
+    started = any(place.results.glob(f"{dataset.name}/*__{PLANS}__{CONFIGURATION}/fold_*/{RUN_FILE}"))
+    if file.is_file() and started:
+        log.info("    going on with the plans of the earlier call whose runs lie here; --workspace DIR begins anew")
         plans = Plans.read(file)
     else:
         plans = plan(

@@ -24,10 +24,9 @@ class Resources:
     memory_given: bool = False  # True: the user named the memory, False: it was measured
 
     def __post_init__(self) -> None:
-        for field in ("memory_gib", "time_budget"):
-            value = getattr(self, field)
+        for option, value in (("--gpu-memory", self.memory_gib), ("--time-budget", self.time_budget)):
             if value is not None and not value > 0:
-                raise UserError(f"must be positive, got {value}", where=field.replace("_", "-"))
+                raise UserError(f"must be positive, got {value:g}", where=option)
 
     @classmethod
     def detect(

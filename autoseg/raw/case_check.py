@@ -146,7 +146,14 @@ def _image_voxels(state: CaseState, path: Path, header: Header, digest) -> bool:
         )
     elif data.min() == data.max():
         value = f"{data.flat[0]:g}"
-        state.complain(f"all voxels have the value {value}", path, field="voxels", value=value, severity="warning")
+        state.complain(
+            f"all voxels have the value {value}",
+            path,
+            field="voxels",
+            value=value,
+            severity="warning",
+            mend="look at the image; remove the case if nothing was recorded",
+        )
     return True
 
 
@@ -185,7 +192,12 @@ def _label_voxels(state: CaseState, path: Path) -> None:
         )
     elif not state.present & set(labels.foreground_values):
         state.complain(
-            "the label map is empty: no voxel of any class", path, field="label values", value="0", severity="warning"
+            "the label map is empty: no voxel of any class",
+            path,
+            field="label values",
+            value="0",
+            severity="warning",
+            mend="keep it if the structure is really absent; else draw it, or remove the case",
         )
     _not_annotated(state, path, values)
 

@@ -7,6 +7,7 @@ training exactly as in prediction; nnU-Net resamples the logits to the preproces
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from autoseg.errors import UserError
@@ -22,12 +23,21 @@ logger = logging.getLogger("autoseg.training")
 
 
 def ensure_previous_stage(
-    dataset: Dataset, plans: Plans, configuration: Configuration, store: CaseStore, workspace: Workspace, trainer: str
+    dataset: Dataset,
+    plans: Plans,
+    configuration: Configuration,
+    store: CaseStore,
+    workspace: Workspace,
+    trainers: Sequence[str],
 ) -> str:
-    """Put the previous stage's out-of-fold label maps into the store; returns the name that they are kept under."""
+    """Put the previous stage's out-of-fold label maps into the store; returns the name that they are kept under.
+
+    Its runs are those under the first of the names `trainers` that has any; the last is the method.
+    """
     stage = configuration.previous_stage
     assert stage is not None
-    experiment = workspace.experiment_folder(dataset.name, trainer, plans.plans_name, stage)
+    folders = [workspace.experiment_folder(dataset.name, trainer, plans.plans_name, stage) for trainer in trainers]
+    experiment = next((folder for folder in folders if folder.is_dir()), folders[-1])
     predictions = _out_of_fold(experiment, dataset.file_ending)
     name = experiment.name
     for case in dataset.cases:
@@ -35,7 +45,8 @@ def ensure_previous_stage(
             raise UserError(
                 f"the previous stage {stage} has no prediction for training case {case.id}",
                 where=experiment,
-                mend=f"train it first: autoseg train {dataset.name} {stage} cv --trainer {trainer}",
+                mend=f"train it first: autoseg train {dataset.name} {stage} cv --trainer {trainers[-1]} "
+                f"--plans {plans.plans_name}",
             )
         marker = store.read(case.id)
         if store.has_previous_stage(case.id, name) and not _newer(predictions[case.id], store, case.id, name):

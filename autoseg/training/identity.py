@@ -8,6 +8,7 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.storage import file_hash
+from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE
 from autoseg.training.context import RunContext
 from autoseg.training.log import RUN_FILE, read_run
 from autoseg.training.pretrained import find_weights
@@ -31,10 +32,17 @@ def identity(context: RunContext, settings: Mapping[str, Setting], pretrained: P
 
 
 def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
-    """Raise UserError, naming the first difference, when `folder` holds a run of another identity."""
+    """Raise UserError, naming the first difference, when `folder` holds a run of another identity.
+
+    What stopped before it had learnt anything to keep makes room.
+    """
     if not (folder / RUN_FILE).is_file():
         return
-    kept = read_run(folder).get("identity")
+    found = read_run(folder)
+    learnt = (folder / STATE_FILE).is_file() or (folder / WEIGHTS_FILE).is_file()
+    if not learnt and found.get("status") in ("failed", "interrupted"):
+        return
+    kept = found.get("identity")
     difference = None if kept is None else _difference(kept, asked)
     if difference is not None:
         raise UserError(f"this folder holds a run with {difference}", where=folder, mend=MEND)

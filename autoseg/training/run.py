@@ -16,7 +16,7 @@ import torch
 import autoseg
 from autoseg import plugins
 from autoseg.devices import choose_precision
-from autoseg.errors import AutosegError, Interrupted
+from autoseg.errors import Interrupted
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
@@ -125,7 +125,7 @@ def _carry_out(
         except Interrupted:
             _record(context, status="interrupted", steps_done=progress.step)
             raise
-        except AutosegError:
+        except Exception:
             _record(context, status="failed", steps_done=progress.step)
             raise
         fabric.barrier()

@@ -99,8 +99,7 @@ def _typed(name: str, value: Any, types: Mapping[str, Any], trainer: type) -> An
     try:
         return TypeAdapter(types[name]).validate_python(value)
     except ValidationError as error:
-        kind = getattr(types[name], "__name__", str(types[name]))
         reason = error.errors()[0]["msg"]
         raise UserError(
-            f"setting {name}: {value!r} is not a valid {kind} ({reason})", mend=f"for example --set {name}=..."
+            f"setting {name} cannot be {value!r}: {reason}", mend=f"the default is {getattr(trainer, name)!r}"
         ) from None

@@ -138,9 +138,8 @@ class _Training:
         folds = parse_folds(self.folds_text, len(splits))
         previous = None
         if self.configuration.previous_stage is not None:
-            previous = ensure_previous_stage(
-                self.dataset, self.plans, self.configuration, store, self.workspace, self.experiment_trainer
-            )
+            names = list(dict.fromkeys([self.experiment_trainer, self.found.name]))
+            previous = ensure_previous_stage(self.dataset, self.plans, self.configuration, store, self.workspace, names)
         share = None if self.time_budget is None else self.time_budget / len(folds)
         contexts = [self._context(fold, splits, store, previous) for fold in folds]
         runs = [(context, self._make_place(context, share)) for context in contexts]

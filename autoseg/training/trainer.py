@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from autoseg.batches import Batch, HiddenLabels, PatchStream, StreamSettings
@@ -18,6 +19,8 @@ from autoseg.plugins import build_network
 from autoseg.training.averaging import WeightAverage
 from autoseg.training.context import RunContext
 from autoseg.training.settings import Setting
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Trainer:
@@ -33,26 +36,26 @@ class Trainer:
     needs_labels: ClassVar[bool] = True  # False: a pretraining method, run by `autoseg pretrain`
     builds_on: ClassVar[tuple[str, ...]] = ()  # trainers whose finished runs this one takes by default
 
-    steps: int = 250_000  # optimiser steps; a time budget wins over it
+    steps: PositiveInt = 250_000  # optimiser steps; a time budget wins over it
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    learning_rate: float = 0.01
-    momentum: float = 0.99  # SGD only
-    weight_decay: float = 3e-5
-    warmup_steps: int = 0  # the learning rate rises linearly over so many steps
-    gradient_clip: float = 12.0  # largest gradient norm; 0 switches clipping off
-    batch_size: int | None = None  # None: the plan's
-    accumulate: int = 1  # micro-batches per optimiser step; each has `batch_size` samples
-    foreground_fraction: float = 0.33  # share of patches centred on foreground, 0..1
+    learning_rate: PositiveFloat = 0.01
+    momentum: Share = 0.99  # SGD only
+    weight_decay: NonNegativeFloat = 3e-5
+    warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps
+    gradient_clip: NonNegativeFloat = 12.0  # largest gradient norm; 0 switches clipping off
+    batch_size: PositiveInt | None = None  # None: the plan's
+    accumulate: PositiveInt = 1  # micro-batches per optimiser step; each has `batch_size` samples
+    foreground_fraction: Share = 0.33  # of patches that are centred on foreground
     augmentation: Level = "full"  # light: no warp, blur, low resolution; spatial: warp and mirror; none
     mirror: bool = True  # mirror all axes, in training and in prediction
     deep_supervision: bool = True
-    dice_weight: float = 1.0
-    cross_entropy_weight: float = 1.0
-    weight_average: float = 0.0  # decay of an exponential moving average of the weights that predicts; 0: none
+    dice_weight: NonNegativeFloat = 1.0
+    cross_entropy_weight: NonNegativeFloat = 1.0
+    weight_average: Share = 0.0  # decay of an exponential moving average of the weights that predicts; 0: none
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"  # auto: on CUDA; dropped with one log line where it fails
-    observed_cases: int = 4  # validation cases predicted whole during training
-    checkpoint_minutes: float = 10.0
+    observed_cases: NonNegativeInt = 4  # validation cases predicted whole during training
+    checkpoint_minutes: NonNegativeFloat = 10.0
     stop_on_collapse: bool = True  # stop with a diagnosis when only background is predicted
 
     def __init__(self, context: RunContext, settings: Mapping[str, Setting]):

@@ -9,6 +9,7 @@ import pytest
 from autoseg import demo
 from autoseg.demo import pipeline
 from autoseg.errors import UserError
+from autoseg.plans import Plans
 from autoseg.raw import open_dataset, read_image, read_label
 from autoseg.workspace import Workspace
 
@@ -62,6 +63,21 @@ def test_another_data_set_of_the_same_name_is_left_alone(workspace):
 def test_a_budget_that_is_used_up_before_training_is_told(workspace):
     with pytest.raises(UserError, match="used up before training could start"):
         pipeline._train(workspace, demo.bundled_dataset(), time_left=20.0, time_budget=300.0, device="cpu")
+
+
+def test_plans_without_runs_are_made_anew(workspace):
+    folder = demo.copy_dataset(workspace)
+    pipeline._prepare(workspace, folder, 1.0, "cpu")
+    file = workspace.plans_file(folder.name, pipeline.PLANS)
+    short = Plans.read(file).configuration("3d_fullres").training.steps
+    pipeline._prepare(workspace, folder, 300.0, "cpu")
+    long = Plans.read(file).configuration("3d_fullres").training.steps
+    assert long > 10 * short
+    run = workspace.run_folder(folder.name, "supervised", pipeline.PLANS, "3d_fullres", 0)
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    pipeline._prepare(workspace, folder, 1.0, "cpu")  # what runs were planned by stays
+    assert Plans.read(file).configuration("3d_fullres").training.steps == long
 
 
 def test_damaged_data_are_told_before_training(workspace):

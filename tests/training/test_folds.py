@@ -42,3 +42,9 @@ def test_labelled_cases_are_chosen_by_seed_and_not_by_order():
     assert choose_labelled(cases, 5, seed=4)[0] != chosen
     with pytest.raises(UserError, match="20"):
         choose_labelled(cases, 21, seed=0)
+
+
+def test_a_range_that_ends_before_it_begins_is_told_and_a_number_is_a_fold():
+    with pytest.raises(UserError, match="end before they begin"):
+        parse_folds("5-2", 5)
+    assert parse_folds(0, 5) == ["0"]

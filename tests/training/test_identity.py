@@ -93,3 +93,29 @@ def test_a_name_by_command(scratch, tmp_path, capsys, monkeypatch):
     assert record["folder"].endswith("mine__tiny__3d_fullres/fold_0")
     assert record["trainer"] == "mine"
     assert record["method"].endswith("supervised")
+
+
+def test_a_start_that_failed_before_it_learnt_anything_makes_room(scratch, tmp_path):
+    plugin = tmp_path / "failing.py"
+    plugin.write_text(
+        "from autoseg import Trainer, register\n"
+        "class Broken(Trainer):\n"
+        "    def training_step(self, batches, progress):\n"
+        "        raise ValueError('broken')\n"
+        "register.trainer('broken')(Broken)\n"
+    )
+    with pytest.raises(ValueError, match="broken"):
+        run(scratch, trainer=str(plugin), name="shared", settings={"steps": 4})
+    assert read_json(run(scratch, name="shared") / "run.json")["status"] == "finished"
+    with pytest.raises(UserError, match="settings steps 2, not 3"):
+        run(scratch, name="shared", settings={"steps": 3})
+
+
+@pytest.mark.parametrize(
+    "setting", ["learning_rate=-1", "batch_size=0", "steps=0", "momentum=1.5", "weight_decay=-1", "accumulate=0"]
+)
+def test_numbers_out_of_range_are_told_before_anything_is_written(scratch, setting):
+    name, _, value = setting.partition("=")
+    with pytest.raises(UserError, match=f"setting {name} cannot be '{value}': Input should be"):
+        run(scratch, settings={name: value}, name="range")
+    assert not list(scratch.results.glob("*/range__*"))

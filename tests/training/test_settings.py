@@ -68,7 +68,7 @@ def test_an_unknown_name_suggests_the_nearest():
 
 @pytest.mark.parametrize(("name", "value"), [("gamma", "much"), ("optimizer", "adam"), ("batch_size", "1.5")])
 def test_a_wrong_type_names_setting_and_value(name, value):
-    with pytest.raises(UserError, match=f"setting {name}: '{value}'"):
+    with pytest.raises(UserError, match=f"setting {name} cannot be '{value}'"):
         resolve(given={name: value})
 
 

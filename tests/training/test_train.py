@@ -76,6 +76,8 @@ def test_the_cascade_needs_its_previous_stage_and_trains_on_it(scratch):
     run(scratch, "cv", "3d_lowres")
     (folder,) = run(scratch, configuration="3d_cascade_fullres")
     assert load_weights(folder / "weights.safetensors")["encoder.stages.0.0.convs.0.conv.weight"].shape[1] == 3
+    (named,) = run(scratch, configuration="3d_cascade_fullres", name="second", seed=1)  # on the same previous stage
+    assert read_json(named / "run.json")["status"] == "finished"
 
 
 def test_settings_reach_the_run(scratch):
