@@ -67,7 +67,8 @@ class Workspace:
         raise UserError(
             f"{len(hits) or 'no'} selected models fit {text!r}; data sets with a model: {known}",
             where=self.results,
-            mend="call `autoseg find-best DATASET` first, or give the model folder",
+            mend="call `autoseg find-best DATASET` first, or give a model folder; results of nnU-Net become one by "
+            "`autoseg import-nnunet FOLDER`",
         )
 
     def preprocessed_folder(self, dataset_name: str) -> Path:

@@ -75,4 +75,4 @@ def _reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     telling = [line for line in lines if any(word in line for word in (*REFUSALS, "Unsupported operand"))]
     line = (telling or lines or [type(error).__name__])[0]
-    return line.rpartition("WeightsUnpickler error: ")[2].split(". Please use")[0][:200]
+    return line.rpartition("WeightsUnpickler error: ")[2].split(". ")[0][:200]

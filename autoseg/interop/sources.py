@@ -53,7 +53,11 @@ def opened(source: Path, checkpoint: str) -> Iterator[Path]:
     elif source.is_file() and zipfile.is_zipfile(source):
         with tempfile.TemporaryDirectory(prefix="autoseg-import-") as temporary:
             extract(source, Path(temporary), checkpoint)
-            yield Path(temporary)
+            try:
+                yield Path(temporary)
+            except UserError as error:  # the user knows the zip file, not the folder that vanishes
+                inside = None if error.where is None else error.where.replace(temporary, str(source))
+                raise UserError(error.what, where=inside, mend=error.mend) from None
     elif source.exists():
         raise UserError(
             "neither a folder nor a zip file",

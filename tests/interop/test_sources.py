@@ -115,3 +115,11 @@ def test_folders_are_found_from_above(reference, tmp_path):
         (folder / name).write_bytes((reference / "model" / name).read_bytes())
     for source in (tmp_path, tmp_path / "results", folder.parent, folder):
         assert [found.folder for found in find_experiments(source, "checkpoint_final.pth")] == [folder]
+
+
+def test_a_zip_file_without_a_model_is_named_itself(tmp_path):
+    file = tmp_path / "empty.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("fold_0/checkpoint_final.pth", b"x")
+    with pytest.raises(UserError, match=r"empty\.zip: no trained model"):
+        import_nnunet(file, tmp_path / "model")

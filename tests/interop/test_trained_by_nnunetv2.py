@@ -63,6 +63,26 @@ SCHEMES = {
             }
         },
     },
+    "liver CT": {
+        "source": "Dataset109_LiverCT",
+        "dataset": "Dataset109_LiverCT",
+        "cases": 1,  # the only one: it is trained on and predicted
+        "steps": 100,
+        "folds": ["all"],
+        "residual": True,
+        "plans": {},
+        "configurations": {
+            "3d_fullres": {
+                "patch_size": [32, 64, 64],
+                "batch_size": 2,
+                "spacing": [4.0, 3.5, 3.5],
+                "network": {
+                    **SMALL, "n_blocks_per_stage": [1, 2, 2], "kernel_sizes": [[3, 3, 3]] * 3,
+                    "strides": [[1, 1, 1], [2, 2, 2], [2, 2, 2]],
+                },
+            }
+        },
+    },
     "cascade": {
         "source": "Dataset004_Hippocampus",
         "dataset": "Dataset004_Hippocampus",
@@ -95,20 +115,24 @@ SCHEMES = {
 
 
 def make_raw(scheme, shared, work):
-    """Copy a few cases of a real data set, and two to predict; the heart is stored with other axes."""
+    """Copy a few cases of a real data set, and two others to predict if there are; the heart gets other axes."""
     source, target = shared / "data" / scheme["source"], work / "raw" / scheme["dataset"]
     description = json.loads((source / "dataset.json").read_text())
     ending = description["file_ending"]
     description |= {key: scheme[key] for key in ("labels", "regions_class_order") if key in scheme}
     cases = sorted(path.name[: -len(ending)] for path in (source / "labelsTr").glob(f"*{ending}"))
-    cases = cases[:: len(cases) // (scheme["cases"] + 2)][: scheme["cases"] + 2]
+    wanted = min(scheme["cases"] + 2, len(cases))
+    cases = cases[:: len(cases) // wanted][:wanted]
     description["numTraining"] = scheme["cases"]
     for folder in ("imagesTr", "labelsTr"):
         (target / folder).mkdir(parents=True)
     (work / "images").mkdir()
     for index, case in enumerate(cases):
-        images = target / "imagesTr" if index < scheme["cases"] else work / "images"
-        copy(source / "imagesTr" / f"{case}_0000{ending}", images, turned=scheme["dataset"] == "Dataset112_Heart")
+        folders = [target / "imagesTr"] if index < scheme["cases"] else [work / "images"]
+        if wanted == scheme["cases"]:
+            folders.append(work / "images")
+        for images in folders:
+            copy(source / "imagesTr" / f"{case}_0000{ending}", images, turned=scheme["dataset"] == "Dataset112_Heart")
         if index < scheme["cases"]:
             label = source / "labelsTr" / f"{case}{ending}"
             copy(label, target / "labelsTr", turned=scheme["dataset"] == "Dataset112_Heart")

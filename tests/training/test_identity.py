@@ -99,10 +99,10 @@ def test_a_start_that_failed_before_it_learnt_anything_makes_room(scratch, tmp_p
     plugin = tmp_path / "failing.py"
     plugin.write_text(
         "from autoseg import Trainer, register\n"
+        '@register.trainer("broken")\n'
         "class Broken(Trainer):\n"
         "    def training_step(self, batches, progress):\n"
         "        raise ValueError('broken')\n"
-        "register.trainer('broken')(Broken)\n"
     )
     with pytest.raises(ValueError, match="broken"):
         run(scratch, trainer=str(plugin), name="shared", settings={"steps": 4})
