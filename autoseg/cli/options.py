@@ -63,6 +63,15 @@ RunName = Annotated[
         show_default=False,
     ),
 ]
+NetworkOptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--network-option",
+        metavar="NAME=VALUE",
+        help="An option of the architecture, such as size=L.",
+        show_default=False,
+    ),
+]
 PlansName = Annotated[str, typer.Option("--plans", metavar="NAME", help="Name of the plans.")]
 Settings = Annotated[
     list[str] | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoseg.cli.durations import parse_duration
-from autoseg.cli.options import Dataset, Debug, Device, Json, Restart, Workers, WorkspaceFolder
+from autoseg.cli.options import Dataset, Debug, Device, Json, NetworkOptions, Restart, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
 from autoseg.errors import CasesFailed, UserError
 
@@ -29,15 +29,7 @@ def plan_and_preprocess(
         str | None,
         typer.Option("--architecture", metavar="NAME|FILE", help="Plan for this network.", show_default=False),
     ] = None,
-    network_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--network-option",
-            metavar="NAME=VALUE",
-            help="An option of the architecture, such as size=L.",
-            show_default=False,
-        ),
-    ] = None,
+    network_options: NetworkOptions = None,
     plans_from: Annotated[
         Path | None,
         typer.Option(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from autoseg.cli.options import Debug, Device, Json, Restart, Workers, WorkspaceFolder
+from autoseg.cli.options import Debug, Device, Json, NetworkOptions, Restart, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json
 from autoseg.errors import UserError
 
@@ -43,15 +43,7 @@ def predict(
     precision: Annotated[
         str, typer.Option("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16: what networks compute in.")
     ] = "auto",
-    network_options: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--network-option",
-            metavar="NAME=VALUE",
-            help="An option of the architecture that may change after training.",
-            show_default=False,
-        ),
-    ] = None,
+    network_options: NetworkOptions = None,
     device: Device = "auto",
     workers: Workers = None,
     restart: Restart = False,
