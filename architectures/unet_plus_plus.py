@@ -9,7 +9,9 @@ without bias) or "paper" (ReLU, dropout 0.5, no norm, max-pooling);
 inference "last" (default), "average" (mean of the probabilities of all heads, as logits) or "prune:d" (head d alone;
 nodes it does not see are not computed); activation "softmax" (default) or "sigmoid" (overlapping regions), for
 "average" only. `inference` and `activation` may change after training: `autoseg predict --network-option
-inference=prune:2`; `benchmarks/pruning.py` scores every depth of a trained model.
+inference=prune:2`; `benchmarks/pruning.py` scores every depth of a trained model;
+max_columns (default none: all): how many of the nested nodes of full resolution are kept, the last ones, since they
+take most of the memory; the dropped ones have no head and cannot be pruned to.
 
 Parameters, paper style, one channel, one output, widths 32 to 512, one head: published 9 041 601, here the same; the
 published nnU-Net variant in 2D (widths 32 to 480, five poolings, two outputs): 24 000 032, here the same. Our default
@@ -34,7 +36,7 @@ SLOPE = 0.01
 class UNetPlusPlus(Architecture):
     """UNet++, 2D and 3D: nested decoders between encoder and output, supervised at full resolution."""
 
-    defaults = {"style": "engine", "inference": "last", "activation": "softmax"}
+    defaults = {"style": "engine", "inference": "last", "activation": "softmax", "max_columns": None}
     choices = {"style": ("engine", "paper"), "activation": ("softmax", "sigmoid")}
 
     def __init__(self, spec: NetworkSpec):
@@ -51,16 +53,33 @@ class UNetPlusPlus(Architecture):
             self.nodes[key(level, 0)] = unit(dims, before, widths[level], spec.kernel_sizes[level], spec.strides[level])
         for column in range(1, levels):
             for level in range(levels - column):
+                if level == 0 and column not in self.columns:
+                    continue
                 stride, width = spec.strides[level + 1], widths[level]
+                earlier = sum(found < column for found in self.columns) if level == 0 else column - 1
                 self.ups[key(level, column)] = transposed(widths[level + 1], width, stride, stride, bias=paper)
                 self.nodes[key(level, column)] = unit(
-                    dims, width * (column + 1), width, spec.kernel_sizes[level], (1,) * dims
+                    dims, width * (earlier + 2), width, spec.kernel_sizes[level], (1,) * dims
                 )
         conv, _, _ = conv_classes(dims)
         self.heads = nn.ModuleDict(
             {str(column): conv(widths[0], spec.num_outputs, 1, bias=paper) for column in self._supervised()}
         )
         self.apply(_draw_weights)
+
+    @property
+    def columns(self) -> tuple[int, ...]:
+        """Return the columns from 1 on that level 0 has: all, or the last `max_columns`."""
+        columns, most = tuple(range(1, len(self.spec.features))), self.options["max_columns"]
+        if most is None:
+            return columns
+        if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            raise UserError(
+                f"UNetPlusPlus cannot take max_columns={most!r}",
+                where="network.options",
+                mend="a whole number from 1 on, or leave it out",
+            )
+        return columns[-most:]
 
     @property
     def depth(self) -> int:
@@ -96,16 +115,17 @@ class UNetPlusPlus(Architecture):
             return [self.heads[column](top[int(column)]) for column in reversed(list(self.heads))]
         if not self.training and self.options["inference"] == "average":
             return self._average([self.heads[column](top[int(column)]) for column in self.heads])
-        last = len(top) - 1
+        last = max(top)
         return self.heads[str(last)](top[last])
 
-    def _columns(self, features: list[Tensor]) -> list[Tensor]:
-        """Return the nodes of level 0, from column 0 on."""
-        rows = [[feature] for feature in features]
+    def _columns(self, features: list[Tensor]) -> dict[int, Tensor]:
+        """Return the nodes of level 0 by column."""
+        rows = [{0: feature} for feature in features]
         for column in range(1, len(features)):
             for level in range(len(features) - column):
-                up = self.ups[key(level, column)](rows[level + 1][column - 1])
-                rows[level].append(self.nodes[key(level, column)](torch.cat([up, *rows[level]], 1)))
+                if level or column in self.columns:
+                    up = self.ups[key(level, column)](rows[level + 1][column - 1])
+                    rows[level][column] = self.nodes[key(level, column)](torch.cat([up, *rows[level].values()], 1))
         return rows[0]
 
     def _average(self, logits: list[Tensor]) -> Tensor:
@@ -119,10 +139,11 @@ class UNetPlusPlus(Architecture):
 
     def _supervised(self) -> list[int]:
         """Return the columns that have a head."""
-        columns = list(range(1, len(self.spec.features)))
-        if not 1 <= self.depth < len(self.spec.features):
+        columns = list(self.columns)
+        if self.depth not in columns:
             raise UserError(
-                f"unet_plus_plus has heads 1 to {columns[-1]}, not {self.depth}", where="network.options.inference"
+                f"unet_plus_plus has heads {columns[0]} to {columns[-1]}, not {self.depth}",
+                where="network.options.inference",
             )
         if self.spec.deep_supervision:
             return columns

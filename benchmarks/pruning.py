@@ -51,8 +51,7 @@ def main() -> None:
     parser.add_argument("images", type=Path)
     parser.add_argument("labels", type=Path)
     options = parser.parse_args()
-    loaded = autoseg.Predictor.load(options.model).members[0]
-    depths = range(1, len(loaded.configuration.network.features))
+    depths = autoseg.Predictor.load(options.model).members[0].networks[0].columns
     for inference in (*(f"prune:{depth}" for depth in depths), "last", "average"):
         print(json.dumps(score(options.model, options.images, options.labels, inference)), flush=True)
 

@@ -5,7 +5,9 @@ import torch
 from autoseg.architectures.unet_plus_plus import PaperUnit, key
 from network_specs import count, make, make_spec
 
+from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.planning.memory import trace_training
 
 
 def wide(spec, features):
@@ -103,6 +105,32 @@ def test_averaging_takes_the_mean_of_probabilities(activation):
     probabilities = outputs.softmax(2).mean(0) if activation == "softmax" else outputs.sigmoid().mean(0)
     given = mean.softmax(1) if activation == "softmax" else mean.sigmoid()
     torch.testing.assert_close(given, probabilities)
+
+
+@pytest.mark.parametrize(("most", "kept"), [(1, [4]), (2, [3, 4]), (4, [1, 2, 3, 4]), (9, [1, 2, 3, 4])])
+def test_columns_of_full_resolution_can_be_capped(most, kept):
+    network = make("unet_plus_plus", make_spec(2, 5, patch=(32, 32), base=2, max_columns=most))
+    assert [int(name.split("_")[1]) for name in network.nodes if name.startswith("0_")] == [0, *kept]
+    assert list(network.heads) == [str(column) for column in kept]
+    assert len(network.nodes) == 15 - 4 + len(kept), "lower levels keep every node"
+    # The last node of level 0 sees the up-sampled node, the encoder's and the kept ones before it.
+    assert network.nodes["0_4"].layers[0].in_channels == 2 * (len(kept) + 1)
+    outputs = network.train()(torch.randn(2, 1, 32, 32))
+    outputs = outputs if isinstance(outputs, list) else [outputs]
+    assert len(outputs) == len(network.output_weights()) == len(kept)
+    sum(output.square().mean() for output in outputs).backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_capped_columns_take_less_memory_and_cannot_be_pruned_to():
+    architecture = plugins.load("architecture", "unet_plus_plus")
+    whole, capped = make_spec(2, 5, patch=(64, 64), base=8), make_spec(2, 5, patch=(64, 64), base=8, max_columns=1)
+    assert trace_training(architecture, capped, 2).peak < 0.7 * trace_training(architecture, whole, 2).peak
+    with pytest.raises(UserError, match="heads 3 to 4, not 2"):
+        make("unet_plus_plus", make_spec(2, 5, base=2, max_columns=2, inference="prune:2"))
+    for wrong in (0, -1, True, "2"):
+        with pytest.raises(UserError, match="cannot take max_columns"):
+            make("unet_plus_plus", make_spec(2, 5, base=2, max_columns=wrong))
 
 
 def test_units_of_the_paper():
