@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import math
 
-import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.mamba import MambaBranch
-from autoseg.architectures.blocks.residual_conv import ResidualBlock
+from autoseg.architectures.blocks.residual_conv import ResidualBlock, ResidualUpBlock
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -51,7 +50,7 @@ class SegMamba(Architecture):
             ResidualBlock(spec.dims, before, width) for before, width in zip(found, widths, strict=True)
         )
         self.ups = nn.ModuleList(
-            UpBlock(spec.dims, widths[level + 1], widths[level], spec.strides[level + 1])
+            ResidualUpBlock(spec.dims, widths[level + 1], widths[level], spec.strides[level + 1])
             for level in range(len(widths) - 1)
         )
         self.last = ResidualBlock(spec.dims, widths[0], widths[0])
@@ -180,17 +179,3 @@ def interleave(tokens: Tensor, slices: int) -> Tensor:
 def separate(tokens: Tensor, slices: int) -> Tensor:
     """Undo `interleave`."""
     return tokens.unflatten(1, (-1, slices)).transpose(1, 2).flatten(1, 2)
-
-
-class UpBlock(nn.Module):
-    """Transposed convolution, concatenation with the skip (B, after, *S), residual block."""
-
-    def __init__(self, dims: int, before: int, after: int, stride: tuple[int, ...]):
-        super().__init__()
-        _, transposed, _ = conv_classes(dims)
-        self.up = transposed(before, after, stride, stride, bias=False)
-        self.block = ResidualBlock(dims, 2 * after, after)
-
-    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        """Return (B, after, *S) for x (B, before, *S / stride)."""
-        return self.block(torch.cat([self.up(x), skip], 1))

@@ -1,7 +1,8 @@
-"""The residual block of UNETR's convolutional parts. Source: Hatamizadeh et al. 2022, UNETR, arXiv:2103.10504."""
+"""The residual blocks of UNETR's convolutional parts. Source: Hatamizadeh et al. 2022, UNETR, arXiv:2103.10504."""
 
 from __future__ import annotations
 
+import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from torch import Tensor, nn
 
@@ -26,3 +27,17 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
         return self.act(self.convs(x) + self.skip(x))
+
+
+class ResidualUpBlock(nn.Module):
+    """Transposed convolution by the stride, concatenation with the skip (B, after, *S), residual block."""
+
+    def __init__(self, dims: int, before: int, after: int, stride: tuple[int, ...]):
+        super().__init__()
+        _, transposed, _ = conv_classes(dims)
+        self.up = transposed(before, after, stride, stride, bias=False)
+        self.block = ResidualBlock(dims, 2 * after, after)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Return (B, after, *S) for x (B, before, *S / stride)."""
+        return self.block(torch.cat([self.up(x), skip], 1))

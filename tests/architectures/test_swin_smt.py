@@ -1,0 +1,85 @@
+"""Swin SMT: published sizes, shapes, where the experts are, the neighbours that are merged."""
+
+import pytest
+import torch
+from autoseg.architectures.blocks.soft_moe import SoftMoE
+from network_specs import count, make, make_spec
+
+from autoseg import plugins
+from autoseg.errors import UserError
+
+
+def test_published_parameter_counts():
+    with torch.device("meta"):
+        network = make("swin_smt", make_spec(3, 6, patch=(128,) * 3, outputs=118))
+        without = make("swin_smt", make_spec(3, 6, patch=(128,) * 3, outputs=118, moe_layers=0, residual_stages=True))
+    assert count(network) == 170_783_560
+    assert count(without) == 72_767_752
+    assert network.spec.features == (48, 48, 96, 192, 384, 768)
+    mixes = [[isinstance(block.mlp, SoftMoE) for block in stage.blocks] for stage in network.stages]
+    assert mixes == [[False] * 2, [True] * 2, [True] * 2, [True] * 2]
+    assert network.stages[1].blocks[0].mlp.count == 32
+    assert [[block.shifted for block in stage.blocks] for stage in network.stages] == [[False, True]] * 4
+
+
+def test_shapes_with_118_outputs():
+    torch.manual_seed(0)
+    network = make("swin_smt", make_spec(3, 6, patch=(64, 32, 32), outputs=118, base=8)).eval()
+    x = torch.randn(1, 1, 64, 32, 32)
+    with torch.no_grad():
+        features = network.encode(x)
+        logits = network.decode(features)
+    assert [feature.shape[1:3] for feature in features] == [
+        (12, 64), (12, 32), (24, 16), (48, 8), (96, 4), (192, 2),
+    ]  # fmt: skip
+    assert logits.shape == (1, 118, 64, 32, 32)
+
+
+def test_another_size_than_planned():
+    network = make("swin_smt", make_spec(2, 4, patch=(32, 32), base=8)).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 24, 40)).shape == (1, 3, 24, 40)
+
+
+def test_a_coarse_axis_keeps_its_size():
+    strides = ((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2))
+    network = make("swin_smt", make_spec(strides=strides, patch=(6, 32, 32), base=8)).eval()
+    with torch.no_grad():
+        shapes = [tuple(feature.shape[2:]) for feature in network.encode(torch.randn(1, 1, 6, 32, 32))]
+    assert shapes == [(6, 32, 32), (6, 16, 16), (6, 8, 8), (3, 4, 4)]
+
+
+@pytest.mark.parametrize(("merging", "unseen"), [("swin_unetr", [(0, 1, 1), (1, 1, 0)]), ("all", [])])
+def test_the_quirk_of_the_merging(merging, unseen):
+    torch.manual_seed(0)
+    merge = make("swin_smt", make_spec(3, 3, base=8, merging=merging)).stages[0].merge
+    x = torch.randn(1, 2, 2, 2, 12)
+    for offset in torch.cartesian_prod(*[torch.arange(2)] * 3).tolist():
+        other = x.clone()
+        other[(0, *offset)] *= -2
+        same = torch.equal(merge(x), merge(other))
+        assert same == (tuple(offset) in unseen)
+
+
+def test_skips_are_normalised_and_the_trunk_is_not():
+    torch.manual_seed(0)
+    network = make("swin_smt", make_spec(2, 4, patch=(32, 32), base=8)).eval()
+    x = torch.randn(1, 1, 32, 32)
+    with torch.no_grad():
+        direct = network.encode(x)[2]  # the map before the last has no convolutions
+        trunk = network.stages[0](network.embedding(x).movedim(1, -1))
+    assert direct.mean(1).abs().max() < 1e-5
+    torch.testing.assert_close(direct.var(1, unbiased=False), torch.ones(1, 8, 8), rtol=0.01, atol=0.01)
+    assert (trunk.var(-1, unbiased=False) - 1).abs().max() > 0.1
+
+
+def test_sizes_follow_the_plan():
+    kind = plugins.load("architecture", "swin_smt")
+    assert kind.adapt_spec(make_spec(base=8)).options["feature_size"] == 12
+    assert kind.adapt_spec(make_spec(base=8)).options["experts"] == 8
+    assert kind.adapt_spec(make_spec(base=32, experts=4, feature_size=24)).features[:3] == (24, 24, 48)
+    assert len(kind.adapt_spec(make_spec(stages=8, patch=(128,) * 3)).strides) == 6
+    with pytest.raises(UserError, match="3 to 6 resolutions"):
+        make("swin_smt", make_spec(stages=2))
+    with pytest.raises(UserError, match="cannot take merging"):
+        make("swin_smt", make_spec(merging="some"))
