@@ -34,7 +34,7 @@ def main() -> None:
     """Print a table."""
     torch.set_num_threads(1)
     print("channels  states  length    scan s    loop s   ratio")
-    for channels, length in ((16, 1024), (16, 4096), (16, 16384), (96, 4096)):
+    for channels, length in ((16, 1024), (16, 4096), (16, 16384), (16, 65536), (96, 4096)):
         delta = torch.rand(1, length, channels) * 0.1
         b, c = torch.randn(2, 1, length, 16)
         inputs = (torch.randn(1, length, channels), delta, -torch.rand(channels, 16) * 16, b, c)

@@ -3,24 +3,29 @@
 h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t,  y_t = C_t . h_t + D u_t, with h_{-1} = 0, one state vector per channel.
 
 Source: Gu and Dao 2023, Mamba, arXiv:2312.00752; the published kernel is in mamba-ssm (Apache-2.0), which is used where
-it is installed and the tensors are on a CUDA device. The scan here is plain PyTorch: blocks of `BLOCK` positions are
-scanned at the same time, then the blocks' ends by the same rule, then the results are joined. Its cost is linear in the
-length, its number of operations logarithmic. Long sequences go segment by segment, and the states of a segment are
-computed again in the backward pass, so memory holds the states of one segment only. Tracers see one operation.
+it is installed and the tensors are on a CUDA device. The scan here is plain PyTorch: the ends of all blocks of `BLOCK`
+positions are found at the same time, joined by the same rule, then all blocks are scanned from their true start. Its
+cost is linear in the length, its number of operations logarithmic. Long sequences go segment by segment, and the states
+of a segment are computed again in the backward pass, so memory holds the states of one segment only; on a CPU segments
+are small enough for its cache. States are held as (B, L, N, E), channels innermost. Tracers see one operation.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 BLOCK = 16  # positions scanned one after the other; the number of operations grows with its logarithm to this base
-SEGMENT_ELEMENTS = 2**22  # state elements of one sample held at a time: 16 MiB in float32
+SEGMENT_ELEMENTS = {"cpu": 2**19}  # state elements of a batch held at a time: 2 MiB in float32, for the cache
+USUAL_SEGMENT_ELEMENTS = 2**22  # on other devices
+LEAST_SEGMENT = 4 * BLOCK  # positions; one state of each segment is kept for the backward pass
+WIDE = 2**14  # state elements of one position from which on scanning one after the other is fastest
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
@@ -41,10 +46,12 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
 
 
 def scan_in_segments(
-    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, *, elements: int = SEGMENT_ELEMENTS
+    u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, *, elements: int | None = None
 ) -> Tensor:
-    """Return y without the D term; `elements` bounds the states of one sample that are held at a time."""
-    return _scan(u, delta, a, b, c, max(BLOCK, elements // a.numel()))[0]
+    """Return y without the D term; `elements` bounds the states of the batch that are held at a time."""
+    if elements is None:
+        elements = SEGMENT_ELEMENTS.get(u.device.type, USUAL_SEGMENT_ELEMENTS)
+    return _scan(u, delta, a, b, c, max(LEAST_SEGMENT, elements // (u.shape[0] * a.numel())))[0]
 
 
 def scan_by_kernel(kernel: Callable[..., Any], u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
@@ -54,43 +61,45 @@ def scan_by_kernel(kernel: Callable[..., Any], u: Tensor, delta: Tensor, a: Tens
 
 
 def _forward(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, segment: int) -> tuple[Tensor, Tensor]:
-    """Return y (B, L, E) and the states (B, segments, E, N) that the segments start from."""
-    state = u.new_zeros(u.shape[0], *a.shape)
-    outputs, starts = [], []
+    """Return y (B, L, E) and the states (B, segments, N, E) that the segments start from."""
+    rate, y, starts = _rate(a), torch.empty_like(u), []
+    work = _work(u, rate, segment, 2)
+    state = u.new_zeros(u.shape[0], *rate.shape)
     for part in _parts(u.shape[1], segment):
         starts.append(state)
-        states = _states(u[:, part], delta[:, part], a, b[:, part], state)[1]
-        outputs.append((states @ c[:, part, :, None])[..., 0])
-        state = states[:, -1]
-    return torch.cat(outputs, 1), torch.stack(starts, 1)
+        _, states = _states(u[:, part], delta[:, part], rate, b[:, part], state, work)
+        y[:, part] = (c[:, part, None] @ states)[:, :, 0]
+        state = states[:, -1].clone()
+    return y, torch.stack(starts, 1)
 
 
 def _backward(
     slope: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, starts: Tensor, segment: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, delta, a, b, c for that of y (B, L, E), segments from the last to the first."""
-    to_u, to_delta, to_a, to_b, to_c = (torch.empty_like(tensor) for tensor in (u, delta, a, b, c))
-    to_a.zero_()
+    to_u, to_delta, to_b, to_c = (torch.empty_like(tensor) for tensor in (u, delta, b, c))
+    rate, rows = _rate(a), a.mT.contiguous()
+    to_rows = torch.zeros_like(rows)
+    work = _work(u, rate, segment, 3)
     from_later = torch.zeros_like(starts[:, 0])  # the gradient that the next segment gives to this one's last state
     for number, part in reversed(list(enumerate(_parts(u.shape[1], segment)))):
         step, x, start = delta[:, part], u[:, part], starts[:, number]
-        decay, states = _states(x, step, a, b[:, part], start)
-        to_c[:, part] = (slope[:, part, None] @ states)[:, :, 0]
+        decay, states = _states(x, step, rate, b[:, part], start, work)
+        to_c[:, part] = (slope[:, part, None] @ states.mT)[:, :, 0]
         # The gradient of the states is the same recurrence run backwards in time.
-        to_states = (slope[:, part, :, None] * c[:, part, None]).flip(1)
-        to_states[:, 0] += from_later
-        later = torch.cat([torch.zeros_like(decay[:, :1]), decay[:, 1:].flip(1)], 1)
-        to_states = _scan_in_place(later, to_states).flip(1)
+        to_states = torch.mul(slope[:, part, None], c[:, part, :, None], out=work[2][:, : x.shape[1]])
+        to_states[:, -1] += from_later
+        _accumulate(decay, to_states, step, rate, backwards=True)
         from_later = decay[:, 0] * to_states[:, 0]
-        to_values = (to_states @ b[:, part, :, None])[..., 0]
-        to_b[:, part] = ((step * x)[:, :, None] @ to_states)[:, :, 0]
+        to_values = (b[:, part, None] @ to_states)[:, :, 0]
+        to_b[:, part] = ((step * x)[:, :, None] @ to_states.mT)[:, :, 0]
         to_u[:, part] = to_values * step
         to_exponent = decay.mul_(to_states)
         to_exponent[:, 1:] *= states[:, :-1]
         to_exponent[:, 0] *= start
-        to_a += (to_exponent * step[..., None]).sum((0, 1))
-        to_delta[:, part] = (to_exponent * a).sum(-1) + to_values * x
-    return to_u, to_delta, to_a, to_b, to_c
+        to_delta[:, part] = torch.mul(to_exponent, rows, out=to_states).sum(2) + to_values * x
+        to_rows += to_exponent.mul_(step[:, :, None]).sum((0, 1))
+    return to_u, to_delta, to_rows.mT.contiguous(), to_b, to_c
 
 
 _scan = torch.library.custom_op("autoseg::selective_scan", _forward, mutates_args=())
@@ -99,7 +108,7 @@ _scan_backward = torch.library.custom_op("autoseg::selective_scan_backward", _ba
 
 @_scan.register_fake
 def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, segment: int) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), u.new_empty(u.shape[0], -(-u.shape[1] // segment), *a.shape)
+    return u.new_empty(u.shape), u.new_empty(u.shape[0], -(-u.shape[1] // segment), *a.mT.shape)
 
 
 @_scan_backward.register_fake
@@ -125,33 +134,73 @@ def _parts(length: int, segment: int) -> list[slice]:
     return [slice(start, min(start + segment, length)) for start in range(0, length, segment)]
 
 
-def _states(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, start: Tensor) -> tuple[Tensor, Tensor]:
-    """Return decay and states (B, S, E, N) of a segment that starts from `start` (B, E, N)."""
-    decay = torch.exp(delta[..., None] * a)
-    value = (delta * u)[..., None] * b[:, :, None]
+def _rate(a: Tensor) -> Tensor:
+    """Return a (N, E) for powers of two, which cost half of what those of e do."""
+    return (a.mT * math.log2(math.e)).contiguous()
+
+
+def _work(u: Tensor, rate: Tensor, segment: int, count: int) -> list[Tensor]:
+    """Return room for `count` tensors (B, S, N, E) that all segments share: fresh memory costs more than the sums."""
+    return [u.new_empty(u.shape[0], min(segment, u.shape[1]), *rate.shape) for _ in range(count)]
+
+
+def _states(
+    u: Tensor, delta: Tensor, rate: Tensor, b: Tensor, start: Tensor, work: Sequence[Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Return decay and states (B, S, N, E) of a segment that starts from `start` (B, N, E), written into `work`."""
+    decay, value = (room[:, : u.shape[1]] for room in work[:2])
+    torch.mul(delta[:, :, None], rate, out=decay).exp2_()
+    torch.mul((delta * u)[:, :, None], b[..., None], out=value)
     value[:, 0].addcmul_(decay[:, 0], start)
-    return decay, _scan_in_place(decay.clone(), value)
+    _accumulate(decay, value, delta, rate)
+    return decay, value
 
 
-def _scan_in_place(decay: Tensor, value: Tensor) -> Tensor:
-    """Return h with h_t = decay_t h_{t-1} + value_t, h_{-1} = 0; both tensors (B, L, *) are overwritten."""
-    length = decay.shape[1]
-    blocks, rest = divmod(length, BLOCK)
-    if blocks < 2:
-        for t in range(1, length):
-            value[:, t].addcmul_(decay[:, t], value[:, t - 1])
-        return value
-    whole = length - rest
-    decays = decay[:, :whole].unflatten(1, (blocks, BLOCK))
-    values = value[:, :whole].unflatten(1, (blocks, BLOCK))
-    for t in range(1, BLOCK):  # every block from a zero state; decays become products since the block's start
-        values[:, :, t].addcmul_(decays[:, :, t], values[:, :, t - 1])
-        decays[:, :, t].mul_(decays[:, :, t - 1])
-    ends = _scan_in_place(decays[:, :, -1].clone(), values[:, :, -1].clone())
-    values[:, 1:].addcmul_(decays[:, 1:], ends[:, :-1, None])
-    for t in range(whole, length):
-        value[:, t].addcmul_(decay[:, t], value[:, t - 1])
-    return value
+def _accumulate(decay: Tensor, value: Tensor, delta: Tensor, rate: Tensor, *, backwards: bool = False) -> None:
+    """Overwrite value (B, L, N, E) by h with h_t = decay_t h_{t-1} + value_t, h_{-1} = 0.
+
+    backwards: h_t = decay_{t+1} h_{t+1} + value_t, h_L = 0. decay (B, L, N, E) is that of delta (B, L, E).
+    """
+    length = value.shape[1]
+    blocks = length // BLOCK
+    if blocks < 2 or value[:, 0].numel() >= WIDE:
+        _one_after_the_other(decay.unbind(1), value.unbind(1), backwards)
+        return
+    whole = blocks * BLOCK
+    if backwards and whole < length:
+        _one_after_the_other(decay[:, whole - 1 :].unbind(1), value[:, whole - 1 :].unbind(1), backwards)
+    decays = decay[:, :whole].unflatten(1, (blocks, BLOCK)).unbind(2)
+    values = value[:, :whole].unflatten(1, (blocks, BLOCK)).unbind(2)
+    steps = delta[:, :whole]
+    # Every block from a zero state, of which only the end is kept, then the ends joined.
+    if backwards:
+        ends = values[-1].clone()
+        for t in reversed(range(BLOCK - 1)):
+            torch.addcmul(values[t], decays[t + 1], ends, out=ends)
+        steps = nn.functional.pad(steps[:, 1:], (0, 0, 0, 1)).roll(BLOCK, 1)  # up to the first of the next block
+    else:
+        ends = values[0].clone()
+        for t in range(1, BLOCK):
+            torch.addcmul(values[t], decays[t], ends, out=ends)
+    steps = steps.unflatten(1, (blocks, BLOCK)).sum(2)
+    _accumulate((steps[:, :, None] * rate).exp2_(), ends, steps, rate, backwards=backwards)
+    if backwards:
+        values[-1][:, :-1].addcmul_(decays[0][:, 1:], ends[:, 1:])
+    else:
+        values[0][:, 1:].addcmul_(decays[0][:, 1:], ends[:, :-1])
+    _one_after_the_other(decays, values, backwards)
+    if not backwards and whole < length:
+        _one_after_the_other(decay[:, whole - 1 :].unbind(1), value[:, whole - 1 :].unbind(1), backwards)
+
+
+def _one_after_the_other(decays: Sequence[Tensor], values: Sequence[Tensor], backwards: bool) -> None:
+    """Add to every position what it takes over from the one before, backwards from the one after."""
+    if backwards:
+        for t in reversed(range(len(values) - 1)):
+            values[t].addcmul_(decays[t + 1], values[t + 1])
+    else:
+        for t in range(1, len(values)):
+            values[t].addcmul_(decays[t], values[t - 1])
 
 
 @cache

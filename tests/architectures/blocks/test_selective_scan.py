@@ -62,18 +62,31 @@ def test_segments_change_nothing():
     inputs = make_inputs(length=150)
     weight = torch.ones(2, 150, 3)
     whole = gradients(selective_scan, inputs, weight)
-    parts = gradients(
-        lambda u, delta, a, b, c, d: scans.scan_in_segments(u, delta, a, b, c, elements=3 * 4 * 40) + d * u,
-        inputs,
-        weight,
-    )
+    parts = gradients(lambda u, delta, a, b, c, d: scans._scan(u, delta, a, b, c, 40)[0] + d * u, inputs, weight)
     torch.testing.assert_close(parts[0], whole[0])
     torch.testing.assert_close(parts[1], whole[1])
 
 
+def test_wide_states_are_scanned_one_after_the_other_with_the_same_result(monkeypatch):
+    inputs = make_inputs(length=150)
+    weight = torch.ones(2, 150, 3)
+    narrow = gradients(selective_scan, inputs, weight)
+    monkeypatch.setattr(scans, "WIDE", 1)
+    wide = gradients(selective_scan, inputs, weight)
+    torch.testing.assert_close(wide, narrow)
+
+
+def test_segments_bound_the_states_of_the_whole_batch(monkeypatch):
+    segments = []
+    monkeypatch.setattr(scans, "_scan", lambda *arguments: segments.append(arguments[-1]) or [None])
+    for batch in (1, 2, 64):
+        scans.scan_in_segments(*make_inputs(batch, 8, 3, 4)[:5], elements=3 * 4 * 1000)
+    assert segments == [1000, 500, scans.LEAST_SEGMENT]
+
+
 def test_gradients_pass_gradcheck_across_segments():
     u, delta, a, b, c, _ = (tensor.double().requires_grad_() for tensor in make_inputs(1, 35, 2, 2))
-    scan = lambda *tensors: scans.scan_in_segments(*tensors, elements=2 * 2 * 17)  # noqa: E731
+    scan = lambda *tensors: scans._scan(*tensors, 17)[0]  # noqa: E731
     assert torch.autograd.gradcheck(scan, (u, delta, a, b, c))
 
 
