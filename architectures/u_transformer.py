@@ -28,7 +28,7 @@ from typing import Any
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.gated_cross_attention import GatedCrossAttention, pooling
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
-from autoseg.architectures.blocks.self_attention import attend
+from autoseg.architectures.blocks.self_attention import attend, common_heads
 from autoseg.architectures.blocks.sinusoidal_positions import add_positions
 from torch import Tensor, nn
 
@@ -155,11 +155,6 @@ class DoubleConv(nn.Sequential):
                 nn.ReLU(inplace=True),
             ]
         super().__init__(*layers)
-
-
-def common_heads(width: int, heads: int) -> int:
-    """Return the greatest number up to `heads` that divides `width`."""
-    return next(number for number in range(min(heads, width), 0, -1) if width % number == 0)
 
 
 def _positive(options: dict[str, Any], name: str) -> int:

@@ -22,6 +22,11 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, *, dropout: fl
     return mixed.transpose(1, 2).flatten(2)
 
 
+def common_heads(width: int, heads: int) -> int:
+    """Return the greatest number up to `heads` that divides `width`."""
+    return next(number for number in range(min(heads, width), 0, -1) if width % number == 0)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention with an output projection: tokens (B, N, C) -> (B, N, C).
 

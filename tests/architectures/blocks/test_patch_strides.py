@@ -19,6 +19,19 @@ def test_joining_twice_changes_nothing():
     assert patch_strides(once, 3, joins=True)["strides"] == once.strides
 
 
+def test_joining_ends_at_patches_of_4():
+    spec = make_spec(3, strides=((1, 1, 1), (1, 1, 2), (2, 2, 2), (2, 2, 1), (2, 2, 1)), patch=(64, 64, 16))
+    once = spec.model_copy(update={**patch_strides(spec, 3), "features": (1,) * 3})
+    assert once.strides == ((1, 1, 1), (4, 4, 4), (2, 2, 1))
+    assert patch_strides(once, 3)["strides"] == once.strides
+
+
+def test_short_axes_are_not_quartered():
+    spec = make_spec(2, stages=6, patch=(64, 96))
+    assert patch_strides(spec, 4, smallest=96)["strides"] == ((1, 1), *[(2, 2)] * 4)
+    assert patch_strides(spec, 4, smallest=64)["strides"][1] == (4, 4)
+
+
 def test_kernels_stay_with_their_resolution():
     spec = make_spec(3, strides=((1, 1, 1), (1, 2, 2), (1, 2, 2), (2, 2, 2)), patch=(8, 16, 16))
     kernels = ((1, 3, 3), (1, 3, 3), (3, 3, 3), (3, 3, 3))

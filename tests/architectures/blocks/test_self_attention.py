@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from autoseg.architectures.blocks.self_attention import SelfAttention, TransformerLayer, attend
+from autoseg.architectures.blocks.self_attention import SelfAttention, TransformerLayer, attend, common_heads
 
 
 def test_softmax_over_keys_by_hand():
@@ -61,3 +61,7 @@ def test_dropout_only_while_training():
     layer, tokens = TransformerLayer(8, 2, 16, dropout=0.5, drop_path=0.5), torch.randn(4, 5, 8)
     assert not torch.equal(layer(tokens), layer(tokens))
     assert torch.equal(layer.eval()(tokens), layer(tokens))
+
+
+def test_heads_that_divide_a_width():
+    assert [common_heads(*sizes) for sizes in ((32, 8), (6, 8), (15, 8), (7, 4), (320, 5))] == [8, 6, 5, 1, 5]
