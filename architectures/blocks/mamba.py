@@ -26,9 +26,7 @@ class MambaBranch(nn.Module):
         self.A_log = nn.Parameter(torch.arange(1, state + 1, dtype=torch.float32).log().repeat(width, 1))
         self.D = nn.Parameter(torch.ones(width))
         nn.init.uniform_(self.dt_proj.weight, -(rank**-0.5), rank**-0.5)
-        with torch.no_grad():
-            step = torch.exp(torch.empty(width).uniform_(math.log(LEAST_STEP), math.log(MOST_STEP)))
-            self.dt_proj.bias.copy_(step + torch.log(-torch.expm1(-step)))  # softplus of it is `step`
+        draw_step_bias(self.dt_proj.bias)
 
     def forward(self, x: Tensor, z: Tensor) -> Tensor:
         """Return the gated scan of the sequence x."""
@@ -37,6 +35,13 @@ class MambaBranch(nn.Module):
         delta = nn.functional.softplus(self.dt_proj(step).float())
         y = selective_scan(u, delta, -torch.exp(self.A_log.float()), b, c, self.D)
         return y * nn.functional.silu(z)
+
+
+def draw_step_bias(bias: Tensor) -> None:
+    """Fill with what gives, by softplus, step sizes from LEAST_STEP to MOST_STEP, uniform in the logarithm."""
+    with torch.no_grad():
+        step = torch.exp(torch.empty_like(bias).uniform_(math.log(LEAST_STEP), math.log(MOST_STEP)))
+        bias.copy_(step + torch.log(-torch.expm1(-step)))
 
 
 class Mamba(nn.Module):

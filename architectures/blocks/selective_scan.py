@@ -31,6 +31,7 @@ WIDE = 2**14  # state elements of one position from which on scanning one after 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
     """Return y (B, L, E) for u and delta (B, L, E), a (E, N) negative, b and c (B, L, N), d (E,).
 
+    Or several scans at once: y (B, G, L, E) for u and delta (B, G, L, E), a (G, E, N), b and c (B, G, L, N), d (G, E).
     delta is the positive step size, softplus already applied. The scan runs in float32 at least, also under autocast;
     y has the dtype of u.
     """
@@ -41,7 +42,7 @@ def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d:
         kernel = _fused_kernel() if u.is_cuda and precise == torch.float32 else None
         y = scan_in_segments(u, delta, a, b, c) if kernel is None else scan_by_kernel(kernel, u, delta, a, b, c)
         if d is not None:
-            y = torch.addcmul(y, u, d.to(precise))
+            y = torch.addcmul(y, u, d.to(precise).unsqueeze(-2))
     return y.to(wanted)
 
 
@@ -51,20 +52,27 @@ def scan_in_segments(
     """Return y without the D term; `elements` bounds the states of the batch that are held at a time."""
     if elements is None:
         elements = SEGMENT_ELEMENTS.get(u.device.type, USUAL_SEGMENT_ELEMENTS)
-    return _scan(u, delta, a, b, c, max(LEAST_SEGMENT, elements // (u.shape[0] * a.numel())))[0]
+    segment = max(LEAST_SEGMENT, elements // (u.shape[0] * a.numel()))
+    if u.ndim == 3:
+        return _scan(u, delta, a[None], b, c, segment)[0]
+    scans = [tensor.flatten(0, 1) for tensor in (u, delta, a.expand(u.shape[0], *a.shape), b, c)]
+    return _scan(*scans, segment)[0].view(u.shape)
 
 
 def scan_by_kernel(kernel: Callable[..., Any], u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
-    """Return y without the D term by mamba-ssm's kernel, which wants the length last and contiguous."""
+    """Return y without the D term by mamba-ssm's kernel, which wants the length last, groups among the channels."""
+    shape = u.mT.shape
     u, delta, b, c = (tensor.mT.contiguous() for tensor in (u, delta, b, c))
-    return kernel(u, delta, a.contiguous(), b, c).mT
+    if len(shape) == 4:
+        u, delta, a = u.flatten(1, 2), delta.flatten(1, 2), a.flatten(0, 1)
+    return kernel(u, delta, a.contiguous(), b, c).view(shape).mT
 
 
 def _forward(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, segment: int) -> tuple[Tensor, Tensor]:
-    """Return y (B, L, E) and the states (B, segments, N, E) that the segments start from."""
+    """Return y (B, L, E) and the states (B, segments, N, E) that segments start from; a is (B, E, N) or (1, E, N)."""
     rate, y, starts = _rate(a), torch.empty_like(u), []
     work = _work(u, rate, segment, 2)
-    state = u.new_zeros(u.shape[0], *rate.shape)
+    state = u.new_zeros(u.shape[0], *rate.shape[2:])
     for part in _parts(u.shape[1], segment):
         starts.append(state)
         _, states = _states(u[:, part], delta[:, part], rate, b[:, part], state, work)
@@ -78,7 +86,7 @@ def _backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return the gradients of u, delta, a, b, c for that of y (B, L, E), segments from the last to the first."""
     to_u, to_delta, to_b, to_c = (torch.empty_like(tensor) for tensor in (u, delta, b, c))
-    rate, rows = _rate(a), a.mT.contiguous()
+    rate, rows = _rate(a), a.mT[:, None].contiguous()
     to_rows = torch.zeros_like(rows)
     work = _work(u, rate, segment, 3)
     from_later = torch.zeros_like(starts[:, 0])  # the gradient that the next segment gives to this one's last state
@@ -98,8 +106,8 @@ def _backward(
         to_exponent[:, 1:] *= states[:, :-1]
         to_exponent[:, 0] *= start
         to_delta[:, part] = torch.mul(to_exponent, rows, out=to_states).sum(2) + to_values * x
-        to_rows += to_exponent.mul_(step[:, :, None]).sum((0, 1))
-    return to_u, to_delta, to_rows.mT.contiguous(), to_b, to_c
+        to_rows += to_exponent.mul_(step[:, :, None]).sum((0, 1) if len(rows) == 1 else 1, keepdim=True)
+    return to_u, to_delta, to_rows[:, 0].mT.contiguous(), to_b, to_c
 
 
 _scan = torch.library.custom_op("autoseg::selective_scan", _forward, mutates_args=())
@@ -108,7 +116,7 @@ _scan_backward = torch.library.custom_op("autoseg::selective_scan_backward", _ba
 
 @_scan.register_fake
 def _(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, segment: int) -> tuple[Tensor, Tensor]:
-    return u.new_empty(u.shape), u.new_empty(u.shape[0], -(-u.shape[1] // segment), *a.mT.shape)
+    return u.new_empty(u.shape), u.new_empty(u.shape[0], -(-u.shape[1] // segment), *a.mT.shape[1:])
 
 
 @_scan_backward.register_fake
@@ -135,13 +143,13 @@ def _parts(length: int, segment: int) -> list[slice]:
 
 
 def _rate(a: Tensor) -> Tensor:
-    """Return a (N, E) for powers of two, which cost half of what those of e do."""
-    return (a.mT * math.log2(math.e)).contiguous()
+    """Return a as (B or 1, 1, N, E), for powers of two, which cost half of what those of e do."""
+    return (a.mT[:, None] * math.log2(math.e)).contiguous()
 
 
 def _work(u: Tensor, rate: Tensor, segment: int, count: int) -> list[Tensor]:
     """Return room for `count` tensors (B, S, N, E) that all segments share: fresh memory costs more than the sums."""
-    return [u.new_empty(u.shape[0], min(segment, u.shape[1]), *rate.shape) for _ in range(count)]
+    return [u.new_empty(u.shape[0], min(segment, u.shape[1]), *rate.shape[2:]) for _ in range(count)]
 
 
 def _states(

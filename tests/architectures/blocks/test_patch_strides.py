@@ -1,7 +1,10 @@
 """Stages of tokens from a plan's stages."""
 
-from autoseg.architectures.blocks.patch_strides import grids, patch_strides
+import pytest
+from autoseg.architectures.blocks.patch_strides import grids, patch_strides, strides_from_patch
 from network_specs import make_spec
+
+from autoseg.errors import UserError
 
 
 def test_the_first_two_strides_join():
@@ -46,3 +49,28 @@ def test_two_resolutions_have_nothing_to_join():
 def test_grids():
     spec = make_spec(3, strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)), patch=(6, 16, 8))
     assert grids(spec) == [(6, 16, 8), (6, 8, 4), (3, 4, 2)]
+
+
+@pytest.mark.parametrize(
+    ("strides", "patch", "wanted"),
+    [
+        (((2, 2), (2, 2)), None, ((2, 2), (2, 2))),
+        (((2, 2), (2, 2), (2, 2)), None, ((4, 4), (2, 2))),
+        (((2, 2), (2, 2), (2, 2)), (2, 2), ((2, 2), (2, 2), (2, 2))),
+        (((2, 2), (2, 2), (2, 2)), (8, 8), ((8, 8),)),
+        (((2, 1), (1, 2), (2, 2), (2, 2)), None, ((2, 2), (2, 2), (2, 2))),
+        (((4, 4), (4, 4), (2, 2)), None, ((4, 4), (4, 4), (2, 2))),
+    ],
+)
+def test_strides_from_a_patch(strides, patch, wanted):
+    spec = make_spec(strides=((1, 1), *strides), dims=2)
+    found = strides_from_patch(spec, 9, patch)
+    assert found["strides"] == ((1, 1), *wanted)
+    assert len(found["kernel_sizes"]) == len(found["strides"])
+    again = make_spec(strides=found["strides"], dims=2)
+    assert strides_from_patch(again, 9, wanted[0]) == found
+
+
+def test_a_patch_that_the_strides_do_not_make_is_refused():
+    with pytest.raises(UserError, match="make no patches of"):
+        strides_from_patch(make_spec(strides=((1, 1), (2, 2)), dims=2), 4, (4, 4))

@@ -62,7 +62,7 @@ def test_segments_change_nothing():
     inputs = make_inputs(length=150)
     weight = torch.ones(2, 150, 3)
     whole = gradients(selective_scan, inputs, weight)
-    parts = gradients(lambda u, delta, a, b, c, d: scans._scan(u, delta, a, b, c, 40)[0] + d * u, inputs, weight)
+    parts = gradients(lambda u, delta, a, b, c, d: scans._scan(u, delta, a[None], b, c, 40)[0] + d * u, inputs, weight)
     torch.testing.assert_close(parts[0], whole[0])
     torch.testing.assert_close(parts[1], whole[1])
 
@@ -87,11 +87,28 @@ def test_segments_bound_the_states_of_the_whole_batch(monkeypatch):
 def test_gradients_pass_gradcheck_across_segments():
     u, delta, a, b, c, _ = (tensor.double().requires_grad_() for tensor in make_inputs(1, 35, 2, 2))
     scan = lambda *tensors: scans._scan(*tensors, 17)[0]  # noqa: E731
-    assert torch.autograd.gradcheck(scan, (u, delta, a, b, c))
+    assert torch.autograd.gradcheck(scan, (u, delta, a[None], b, c))
+
+
+def make_groups():
+    """Return inputs of three scans at once."""
+    groups = [make_inputs(2, 50, 3, 4, seed) for seed in range(3)]
+    return [
+        torch.stack(tensors, axis) for tensors, axis in zip(zip(*groups, strict=True), (1, 1, 0, 1, 1, 0), strict=True)
+    ]
+
+
+def test_several_scans_at_once_are_those_scans():
+    inputs, weight = make_groups(), torch.randn(2, 3, 50, 3, generator=torch.Generator().manual_seed(1))
+    one_by_one = lambda u, delta, a, b, c, d: torch.stack(  # noqa: E731
+        [selective_scan(u[:, g], delta[:, g], a[g], b[:, g], c[:, g], d[g]) for g in range(3)], 1
+    )
+    torch.testing.assert_close(gradients(selective_scan, inputs, weight), gradients(one_by_one, inputs, weight))
 
 
 def test_the_operations_are_well_formed():
     inputs = [tensor.requires_grad_() for tensor in make_inputs(length=40)[:5]]
+    inputs[2] = inputs[2].detach()[None].requires_grad_()
     torch.library.opcheck(scans._scan, (*inputs, 16))
     starts = scans._scan(*inputs, 16)[1]
     tensors = [tensor.detach() for tensor in (torch.ones(2, 40, 3), *inputs, starts)]
@@ -135,8 +152,8 @@ def scan_work(length):
     """What the scan and its gradient do inside of their two operations."""
     u, delta, a, b, c, _ = make_inputs(batch=1, length=length, width=2, state=2)
     with Work() as counted:
-        starts = scans._forward(u, delta, a, b, c, 2**20)[1]
-        scans._backward(u, u, delta, a, b, c, starts, 2**20)
+        starts = scans._forward(u, delta, a[None], b, c, 2**20)[1]
+        scans._backward(u, u, delta, a[None], b, c, starts, 2**20)
     return counted
 
 
@@ -182,6 +199,22 @@ def test_the_kernel_gets_its_own_layout():
 
     y = scans.scan_by_kernel(kernel, *inputs[:5])
     torch.testing.assert_close(y, selective_scan(*inputs[:5]), rtol=1e-4, atol=1e-5)
+
+
+def test_the_kernel_gets_groups_in_the_channels():
+    inputs = make_groups()
+
+    def kernel(u, delta, a, b, c):
+        assert u.shape == delta.shape == (2, 9, 50)
+        assert a.shape == (9, 4)
+        assert b.shape == c.shape == (2, 3, 4, 50)
+        parts = zip(u.chunk(3, 1), delta.chunk(3, 1), a.chunk(3), b.unbind(1), c.unbind(1), strict=True)
+        zero = torch.zeros(3)
+        return torch.cat([recurrence(u.mT, delta.mT, a, b.mT, c.mT, zero).mT for u, delta, a, b, c in parts], 1)
+
+    torch.testing.assert_close(
+        scans.scan_by_kernel(kernel, *inputs[:5]), scans.scan_in_segments(*inputs[:5]), rtol=1e-4, atol=1e-5
+    )
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
