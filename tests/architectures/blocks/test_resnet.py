@@ -1,0 +1,46 @@
+"""Residual networks: published sizes, resolutions, the block by hand."""
+
+import pytest
+import torch
+from autoseg.architectures.blocks.resnet import BasicBlock, Bottleneck, ResNet
+from network_specs import count
+
+DEPTHS = (3, 4, 6, 3)
+WIDTHS = (64, 128, 256, 512)
+STRIDES_2D = ((2, 2), (1, 1), (2, 2), (2, 2), (2, 2))
+
+
+@pytest.mark.parametrize(("block", "parameters"), [(BasicBlock, 21_284_672), (Bottleneck, 23_508_032)])
+def test_published_parameter_counts(block, parameters):
+    with torch.device("meta"):
+        network = ResNet(3, WIDTHS, DEPTHS, STRIDES_2D, [(3, 3)] * 5, block=block, pool=(2, 2))
+    assert count(network) == parameters
+    names = network.state_dict().keys()
+    assert {"conv1.weight", "bn1.running_mean", "layer2.0.downsample.1.bias", "layer4.2.conv2.weight"} <= names
+    assert any(name.startswith("layer1.0.downsample") for name in names) == (block is Bottleneck)
+
+
+@pytest.mark.parametrize(("pool", "edges"), [(None, [16, 8, 4, 2]), ((2, 2), [8, 4, 2, 1])])
+def test_resolutions(pool, edges):
+    network = ResNet(1, (2, 4, 6, 8), (1, 1, 1, 1), STRIDES_2D, [(3, 3)] * 5, pool=pool).eval()
+    maps = network(torch.zeros(1, 1, 32, 32))
+    assert [tuple(found.shape[1:]) for found in maps] == [(w, e, e) for w, e in zip((2, 4, 6, 8), edges, strict=True)]
+
+
+def test_coarse_axes_and_norms():
+    strides, kernels = ((1, 2, 2), (1, 1, 1), (2, 2, 2)), ((1, 3, 3), (1, 3, 3), (3, 3, 3))
+    network = ResNet(1, (2, 4), (2, 1), strides, kernels, norm="instance")
+    assert network.conv1.kernel_size == (1, 7, 7)
+    assert network.layer1[1].conv2.kernel_size == (1, 3, 3)
+    assert {type(m) for m in network.modules() if "Norm" in type(m).__name__} == {torch.nn.InstanceNorm3d}
+    assert [tuple(found.shape[2:]) for found in network(torch.zeros(1, 1, 4, 8, 8))] == [(4, 4, 4), (2, 2, 2)]
+
+
+@pytest.mark.parametrize("block", [BasicBlock, Bottleneck])
+def test_without_its_last_norm_a_block_passes_the_projection(block):
+    torch.manual_seed(0)
+    unit = block(4, 2, (2, 2), (3, 3), "batch").eval()
+    torch.nn.init.zeros_((unit.bn3 if block is Bottleneck else unit.bn2).weight)
+    x = torch.randn(1, 4, 6, 6)
+    torch.testing.assert_close(unit(x), unit.downsample(x).relu())
+    assert unit(x).shape == (1, 2 * block.expansion, 3, 3)
