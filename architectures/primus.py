@@ -24,6 +24,7 @@ import math
 from typing import NamedTuple
 
 import torch
+from autoseg.architectures.blocks.channel_norm import ChannelNorm
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.eva import EvaBlock
 from autoseg.architectures.blocks.rotary_attention import rotary_table
@@ -238,17 +239,6 @@ def make_decoder(width: int, num_outputs: int, strides: list[tuple[int, ...]]) -
     for before, after, stride in zip(widths, widths[1:], strides, strict=False):
         layers += [transposed(before, after, stride, stride), ChannelNorm(after), nn.GELU()]
     return nn.Sequential(*layers[:-2])
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of every voxel of x (B, C, *S)."""
-
-    def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 def _he(module: nn.Module) -> None:
