@@ -188,12 +188,13 @@ def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
     if folder.is_file():
         return in_file(kind, folder)
     files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
-    return [entry for path in files for entry in in_file(kind, _installed_twin(kind, path))]
+    installed = list(_installed(kind))  # once: asking the environment takes longer than reading a file
+    return [entry for path in files for entry in in_file(kind, _installed_twin(path, installed))]
 
 
-def _installed_twin(kind: Kind, path: Path) -> Path:
+def _installed_twin(path: Path, installed: Sequence[Path]) -> Path:
     """Return the installed file that `path` is a copy of, else `path`: who works in a clone of autoseg has both."""
-    for place in _installed(kind):
+    for place in installed:
         twin = place / path.name
         if twin != path and twin.is_file() and twin.read_bytes() == path.read_bytes():
             return twin

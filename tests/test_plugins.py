@@ -215,3 +215,18 @@ def test_a_copy_of_an_installed_plugin_beside_the_user_is_no_second_one(tmp_path
     copy.write_text(copy.read_text() + "\n# changed\n")
     with pytest.raises(UserError, match="defined twice"):
         find("architecture", "plain_unet")
+
+
+def test_looking_for_a_name_asks_the_environment_a_few_times_only(monkeypatch, tmp_path):
+    """Not once per file: with dozens of networks that took seconds."""
+    asked = []
+    monkeypatch.setattr(plugins, "entry_points", lambda group: asked.append(group) or [])
+    folder = tmp_path / "trainers"
+    folder.mkdir()
+    for number in range(30):
+        (folder / f"one_{number}.py").write_text(
+            f'from autoseg import register\n\n@register.trainer("one_{number}")\nclass One: ...\n'
+        )
+    monkeypatch.chdir(tmp_path)
+    assert plugins.find("trainer", "one_29").path.name == "one_29.py"
+    assert len(asked) <= 5
