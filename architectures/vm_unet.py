@@ -24,7 +24,7 @@ from __future__ import annotations
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.patch_merging import PatchExpanding, PatchMerging
 from autoseg.architectures.blocks.patch_strides import strides_from_patch
-from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock
+from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock, draw_weights, drop_path_rates
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -35,7 +35,6 @@ from autoseg.plugins import register
 STAGES = 4
 WIDTH = 96  # published, of the first stage
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published width is scaled by
-WEIGHT_STD = 0.02
 
 
 @register.architecture("vm_unet")
@@ -56,11 +55,11 @@ class VMUNet(Architecture):
         conv, _, _ = conv_classes(dims)
         self.embed = conv(spec.in_channels, widths[0], strides[0], strides[0])
         self.embed_norm = nn.LayerNorm(widths[0])
-        rates = rising(self.options["drop_path"], spec.blocks_encoder[1:])
+        rates = drop_path_rates(self.options["drop_path"], spec.blocks_encoder[1:])
         self.encoder = nn.ModuleList(make_stage(dims, widths[s], rates[s]) for s in range(stages))
         self.merges = nn.ModuleList(PatchMerging(widths[s], strides[s + 1]) for s in range(stages - 1))
         # of the decoder, from the lowest resolution; rates fall
-        rates = [stage[::-1] for stage in rising(self.options["drop_path"], spec.blocks_decoder[::-1])][::-1]
+        rates = [stage[::-1] for stage in drop_path_rates(self.options["drop_path"], spec.blocks_decoder[::-1])][::-1]
         self.decoder = nn.ModuleList(make_stage(dims, widths[-1 - s], rates[s]) for s in range(stages))
         self.expands = nn.ModuleList(
             PatchExpanding(widths[s], strides[s], out=widths[s - 1]) for s in reversed(range(1, stages))
@@ -113,17 +112,3 @@ class VMUNet(Architecture):
 def make_stage(dims: int, width: int, rates: list[float]) -> nn.Sequential:
     """Return one block per rate of stochastic depth: (B, *S, C) -> (B, *S, C)."""
     return nn.Sequential(*(VisualStateSpaceBlock(dims, width, drop_path=rate) for rate in rates))
-
-
-def rising(last: float, depths: tuple[int, ...]) -> list[list[float]]:
-    """Return rates from 0 to `last`, linear over all blocks, by stage."""
-    rates = iter([last * block / max(1, sum(depths) - 1) for block in range(sum(depths))])
-    return [[next(rates) for _ in range(depth)] for depth in depths]
-
-
-def draw_weights(module: nn.Module) -> None:
-    """Draw linear layers as published: truncated normal weights, no bias."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
