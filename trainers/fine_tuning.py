@@ -3,10 +3,13 @@
 Source: Wald et al., CVPR 2025, arXiv:2410.23132, the schedules "default warm-up" and "sawtooth". Deviations: epochs
 are shares of the run (50 of 1000 epochs are 0.05); values are those that the paper's steps reach at the end of an
 epoch; the optimiser keeps its state between the stages of the sawtooth; the input layer belongs to the encoder even
-where the number of channels differs.
+where the number of channels differs; the tenth of the learning rate is that of nnU-Net's SGD. The AdamW of short runs
+keeps its rate, as the fresh decoder does not get anywhere else.
 
-Run: `autoseg train DATA 3d_fullres --trainer fine_tuning --pretrained RUN`. Expected: the cost of `supervised`; the
-gain over training from scratch is largest for few labelled cases and short runs.
+Run: `autoseg train DATA 3d_fullres --trainer fine_tuning --pretrained RUN`. Expected: the cost of `supervised`.
+Measured on hippocampus, 10 labelled cases, 500 steps of AdamW, weights of `masked_autoencoder`: a tenth of the rate
+gives Dice 0.826, 0.822 and 0.384 (a class never found) over three seeds, four tenths 0.837 where 0.384 was; `supervised`
+from the same weights, at the full rate, gives 0.852 to 0.854, from scratch 0.848 to 0.852.
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ class FineTuning(Trainer):
 
     stages: Literal["warmup", "sawtooth"] = "warmup"  # sawtooth: the decoder alone rises and decays first
     warmup: float = 0.05  # share of the run in which the whole network's learning rate rises
-    rate_share: float = 0.1  # of the learning rate from scratch
+    rate_share: float | None = None  # of the learning rate from scratch; None: 0.1 of SGD's, all of AdamW's
     warmup_steps: int = 0
 
     def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Return the optimiser of training from scratch at the lower learning rate."""
         optimizer = super().make_optimizer(parameters)
+        share = self.rate_share
+        if share is None:
+            share = 0.1 if self.optimizer == "sgd" else 1.0
         for group in optimizer.param_groups:
-            group["lr"] *= self.rate_share
+            group["lr"] *= share
         return optimizer
 
     def schedule(self, progress: float) -> float:

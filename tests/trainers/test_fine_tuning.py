@@ -14,6 +14,16 @@ def test_warm_up_reaches_the_values_of_the_card(build):
     assert rate(1000) == 0
 
 
+@pytest.mark.parametrize(
+    ("settings", "rate"),
+    [({"optimizer": "adamw"}, 0.006), ({"optimizer": "adamw", "rate_share": 0.5}, 0.003), ({"optimizer": "sgd"}, 6e-4)],
+)
+def test_only_the_rate_of_sgd_is_lowered_unasked(build, settings, rate):
+    trainer = build("fine_tuning", learning_rate=0.006, **settings)
+    (group,) = trainer.make_optimizer([torch.nn.Parameter(torch.zeros(1))]).param_groups
+    assert group["lr"] == pytest.approx(rate)
+
+
 def test_sawtooth_rises_and_decays_twice(build):
     trainer = build("fine_tuning", stages="sawtooth")
     factor = lambda epochs: trainer.schedule(epochs / 1000)  # noqa: E731
