@@ -6,6 +6,8 @@ is that of Dosovitskiy et al. 2021, ViT, arXiv:2010.11929; written from the desc
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from autoseg.architectures.blocks.eva import DropPath
 from autoseg.architectures.blocks.mlp import Mlp
 from torch import Tensor, nn
@@ -40,9 +42,17 @@ class SelfAttention(nn.Module):
         self.out = nn.Linear(width, width)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the attended tokens, without a residual."""
-        q, k, v = self.qkv(tokens).chunk(3, -1)
+    def forward(self, tokens: Tensor, context: Tensor | None = None) -> Tensor:
+        """Return the attended tokens, without a residual; keys and values come from `context` (B, M, C) if given."""
+        if context is None:
+            q, k, v = self.qkv(tokens).chunk(3, -1)
+        else:
+            width = tokens.shape[-1]
+            weights, biases = self.qkv.weight.split([width, 2 * width]), (None, None)
+            if self.qkv.bias is not None:
+                biases = self.qkv.bias.split([width, 2 * width])
+            q = nn.functional.linear(tokens, weights[0], biases[0])
+            k, v = nn.functional.linear(context, weights[1], biases[1]).chunk(2, -1)
         rate = self.dropout.p if self.training else 0.0
         return self.dropout(self.out(attend(q, k, v, self.heads, dropout=rate)))
 
@@ -67,7 +77,8 @@ class TransformerLayer(nn.Module):
         self.mlp = Mlp(width, hidden, drop=dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Return the tokens of the next layer."""
-        tokens = tokens + self.drop_path(self.attention(self.norm_attention(tokens)))
+    def forward(self, tokens: Tensor, shorten: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """Return the tokens of the next layer; `shorten` makes the tokens of keys and values from normalised ones."""
+        normed = self.norm_attention(tokens)
+        tokens = tokens + self.drop_path(self.attention(normed, shorten(normed) if shorten else None))
         return tokens + self.drop_path(self.mlp(self.norm_mlp(tokens)))

@@ -65,3 +65,16 @@ def test_dropout_only_while_training():
 
 def test_heads_that_divide_a_width():
     assert [common_heads(*sizes) for sizes in ((32, 8), (6, 8), (15, 8), (7, 4), (320, 5))] == [8, 6, 5, 1, 5]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_keys_and_values_from_elsewhere(bias):
+    torch.manual_seed(0)
+    layer, tokens = SelfAttention(8, 2, qkv_bias=bias), torch.randn(1, 6, 8)
+    torch.testing.assert_close(layer(tokens, tokens), layer(tokens))
+    context = torch.randn(1, 3, 8)
+    torch.testing.assert_close(layer(tokens, context)[:, 4], layer(tokens[:, 4:5], context)[:, 0])
+    assert layer(tokens, context).shape == (1, 6, 8)
+    block = TransformerLayer(8, 2, 16)
+    torch.testing.assert_close(block(tokens, lambda normed: normed), block(tokens))
+    assert not torch.allclose(block(tokens, lambda normed: normed[:, :2]), block(tokens))
