@@ -28,7 +28,7 @@ import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.residual_conv import ResidualBlock, ResidualUpBlock
 from autoseg.architectures.blocks.sinusoidal_positions import sinusoidal_positions
-from autoseg.architectures.blocks.vit import ViTBlock
+from autoseg.architectures.blocks.vit import ViTBlock, fit_positions
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -104,7 +104,7 @@ class HiEndMAE(Architecture):
         """Return maps for x (B, C, *S): the image's, those of three depths, high to low resolution, the tokens."""
         tokens = self.patch_embed(x)
         grid = tokens.shape[2:]
-        tokens, tapped = tokens.flatten(2).mT + self.positions(grid), []
+        tokens, tapped = tokens.flatten(2).mT + fit_positions(self.pos_embed, self.grid, grid), []
         for number, block in enumerate(self.blocks):
             tokens = block(tokens)
             if number in self.taps:
@@ -118,13 +118,6 @@ class HiEndMAE(Architecture):
         for up, skip in zip(reversed(self.ups), reversed(features[1:-1]), strict=True):
             x = up(x, skip)
         return self.head(self.last(x, features[0]))
-
-    def positions(self, grid: Sequence[int]) -> Tensor:
-        """Return the position table (1, N, F) for a grid, interpolated where it is not the planned one."""
-        if tuple(grid) == self.grid:
-            return self.pos_embed
-        table = self.pos_embed.mT.unflatten(2, self.grid)
-        return nn.functional.interpolate(table, size=tuple(grid), mode=LINEAR[len(grid) - 2]).flatten(2).mT
 
 
 class TokenPath(nn.Module):

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from autoseg.architectures.blocks.vit import ViTAttention, ViTBlock
+from autoseg.architectures.blocks.vit import ViTAttention, ViTBlock, fit_positions
 
 
 def test_attention_by_hand():
@@ -35,7 +35,19 @@ def test_names_and_parameters():
 
 def test_dropout_and_drop_path_only_in_training():
     torch.manual_seed(0)
-    block, tokens = ViTBlock(12, 3, dropout=0.5, drop_path=0.5), torch.randn(2, 5, 12)
-    assert not torch.equal(block(tokens), block(tokens))
-    block.eval()
-    assert torch.equal(block(tokens), block(tokens))
+    tokens = torch.randn(2, 5, 12)
+    for option in ("attention_drop", "drop", "drop_path"):
+        block = ViTBlock(12, 3, **{option: 0.5})
+        assert not torch.equal(block(tokens), block(tokens))
+        block.eval()
+        assert torch.equal(block(tokens), block(tokens))
+
+
+def test_positions_for_another_grid():
+    rows, columns = torch.meshgrid(torch.arange(4.0), torch.arange(6.0), indexing="ij")
+    table = torch.stack([rows.flatten(), columns.flatten()], -1)[None]  # (1, 24, 2)
+    assert fit_positions(table, (4, 6), (4, 6)) is table
+    halved = fit_positions(table, (4, 6), (2, 3)).reshape(2, 3, 2)
+    assert halved[..., 0].tolist() == [[0.5] * 3, [2.5] * 3]
+    assert halved[..., 1].tolist() == [[0.5, 2.5, 4.5]] * 2
+    assert fit_positions(torch.ones(1, 8, 3), (2, 2, 2), (3, 1, 4)).shape == (1, 12, 3)
