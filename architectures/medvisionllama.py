@@ -80,7 +80,7 @@ class MedVisionLlama(Architecture):
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """Fix the options: token size by the plan's strides, width and depth by its first width, the file by its hash."""
+        """Fix the options: token size by the plan's strides, width and depth by its first width, the file's hash."""
         options, share = cls.read_options(spec), min(1.0, spec.features[0] / USUAL_WIDTH)
         options["token_size"] = list(token_size(spec))  # as JSON gives it back
         options["width"] = options["width"] or WIDTH_STEP * max(1, round(WIDTH * share / WIDTH_STEP))
