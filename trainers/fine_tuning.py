@@ -8,8 +8,8 @@ keeps its rate, as the fresh decoder does not get anywhere else.
 
 Run: `autoseg train DATA 3d_fullres --trainer fine_tuning --pretrained RUN`. Expected: the cost of `supervised`.
 Measured on hippocampus, 10 labelled cases, 500 steps of AdamW, weights of `masked_autoencoder`: a tenth of the rate
-gives Dice 0.826, 0.822 and 0.384 (a class never found) over three seeds, four tenths 0.837 where 0.384 was;
-`supervised` from the same weights, at the full rate, gives 0.852 to 0.854, from scratch 0.848 to 0.852.
+gives Dice 0.826, 0.822 and 0.384 (a class never found) over three seeds, four tenths 0.837 and all of it 0.854 where
+0.384 was; `supervised` from the same weights, at the full rate, gives 0.852 to 0.854, from scratch 0.848 to 0.852.
 """
 
 from __future__ import annotations
