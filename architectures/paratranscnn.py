@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 import math
+from functools import cache
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
@@ -103,7 +104,7 @@ class ParaTransCNN(Architecture):
         self.head = conv(dim, spec.num_outputs, 1)
         self.first = first
         if first > _usual_first(levels):
-            log.info("paratranscnn: the first transformer works at strides %s, so that it has fewer tokens", start)
+            _tell(f"paratranscnn: the first transformer works at strides {start}, so that it has fewer tokens")
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -180,6 +181,12 @@ def first_fused(spec: NetworkSpec, max_tokens: int) -> int:
 def default_heads(dim: int) -> int:
     """Return 8 heads, or fewer so that each has 20 channels."""
     return common_heads(dim, min(HEADS, max(1, dim // HEAD_WIDTH)))
+
+
+@cache
+def _tell(message: str) -> None:
+    """Log a message once; planning builds the same network many times."""
+    log.info(message)
 
 
 def _usual_first(levels: int) -> int:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 from autoseg.architectures.blocks.dimensions import conv_classes
@@ -108,7 +109,7 @@ class UTransformer(Architecture):
             grid = [edge // step for edge, step in zip(grid, stride, strict=True)]
             factors = pooling(grid, most) if level else (1,)
             if max(factors) > 1:
-                log.info("u_transformer: the gate of skip %d attends on a grid averaged by %s", level - 1, factors)
+                _tell(f"u_transformer: the gate of skip {level - 1} attends on a grid averaged by {factors}")
 
 
 class MapAttention(nn.Module):
@@ -155,6 +156,12 @@ class DoubleConv(nn.Sequential):
                 nn.ReLU(inplace=True),
             ]
         super().__init__(*layers)
+
+
+@cache
+def _tell(message: str) -> None:
+    """Log a message once; planning builds the same network many times."""
+    log.info(message)
 
 
 def _positive(options: dict[str, Any], name: str) -> int:
