@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.strided_projection import strided_projection
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -124,7 +125,7 @@ class ResidualUnit(nn.Module):
         self.norm1 = norm(after, affine=True)
         self.conv2 = conv(after, after, 3, padding=1)
         self.norm2 = norm(after, affine=True)
-        self.skip = conv(before, after, 1, stride) if projects else nn.Identity()
+        self.skip = strided_projection(before, after, stride) if projects else nn.Identity()
         self.activation = nn.LeakyReLU(SLOPE, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
