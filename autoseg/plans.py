@@ -24,6 +24,9 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+COMPUTED_CHANNEL = "attention_map"  # name of channels that were computed from the image; their values stay as they are
+
+
 class NetworkSpec(Frozen):
     """All that an architecture is built from.
 

@@ -19,6 +19,7 @@ class StreamSettings:
     foreground_fraction: float = 0.33  # share of samples, the last ones of a batch, that are centred on foreground
     augmentation: Level = "full"
     mirror_axes: tuple[int, ...] | None = None  # axes of the patch that may be mirrored; None: all
+    computed_channels: tuple[int, ...] = ()  # made from the image before; augmentation moves them, keeps their values
 
     def __post_init__(self) -> None:
         if len(self.patch_size) not in (2, 3) or min(self.patch_size) < 1:

@@ -113,7 +113,7 @@ class PatchStream:
         """
         moved = batch.to(device)
         apply_warp(moved)
-        apply_intensity(moved.image, moved.parameters)
+        apply_intensity(moved.image, moved.parameters, keep=self.settings.computed_channels)
         zero_outside(moved.image, moved.segmentation, self.use_mask)
         moved.segmentation.clamp_(min=0)
         result = Batch(

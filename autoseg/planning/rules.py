@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from autoseg.planning.topology import MIN_EDGE, Topology, find_topology
-from autoseg.plans import Scheme
+from autoseg.plans import COMPUTED_CHANNEL, Scheme
 
 ANISOTROPY = 3  # an axis whose spacing is more than this factor coarser is treated apart
 SCHEMES: dict[str, Scheme] = {
@@ -21,6 +21,7 @@ SCHEMES: dict[str, Scheme] = {
     "zscore": "zscore",
     "rescale_to_0_1": "rescale_to_0_1",
     "rgb_to_0_1": "rgb_to_0_1",
+    COMPUTED_CHANNEL: "none",
 }
 MASK_BELOW = 3 / 4  # z-score inside the non-zero mask where cropping leaves less than this share of the volume
 INITIAL_VOXELS = {2: 2048.0**2, 3: 256.0**3}  # voxels of the patch that the search starts from, before clipping

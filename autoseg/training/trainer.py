@@ -14,7 +14,7 @@ from autoseg.batches import Batch, HiddenLabels, PatchStream, StreamSettings
 from autoseg.batches.augmentation.parameters import Level
 from autoseg.errors import UserError
 from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
-from autoseg.plans import NetworkSpec, Precision
+from autoseg.plans import COMPUTED_CHANNEL, NetworkSpec, Precision
 from autoseg.plugins import build_network
 from autoseg.training.averaging import WeightAverage
 from autoseg.training.context import RunContext
@@ -101,13 +101,14 @@ class Trainer:
 
     def stream_settings(self) -> StreamSettings:
         """Return how patches are drawn and augmented."""
-        configuration = self.context.configuration
+        configuration, names = self.context.configuration, self.context.plans.channel_names
         return StreamSettings(
             patch_size=configuration.patch_size,
             batch_size=self.batch_size or configuration.batch_size,
             foreground_fraction=self.foreground_fraction,
             augmentation=self.augmentation,
             mirror_axes=self.mirror_axes(),
+            computed_channels=tuple(i for i, name in enumerate(names) if name.casefold() == COMPUTED_CHANNEL),
         )
 
     def mirror_axes(self) -> tuple[int, ...]:

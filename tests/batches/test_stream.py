@@ -171,6 +171,24 @@ def test_the_previous_stage_follows_the_segmentation(memory_store, labels):
     assert torch.equal(exact.previous, exact.segmentation)
 
 
+@pytest.mark.parametrize("level", ["light", "full"])
+def test_computed_channels_are_moved_but_keep_their_values(build_case, build_store, labels, level):
+    """A copy of the image as a second channel: where it is kept it equals the first without intensity changes."""
+    case = build_case()
+    case.data = np.concatenate([case.data[:1]] * 2)
+    store, changed = build_store({"a": case}), 0
+    plain = stream(store, labels, augmentation=level)
+    kept = stream(store, labels, augmentation=level, computed_channels=(1,))
+    for step in range(6):
+        first, second = plain.batch(step), kept.batch(step)
+        moved = plain.cut(step)
+        apply_warp(moved)
+        assert torch.equal(second.image[:, 0], first.image[:, 0])
+        assert torch.equal(second.image[:, 1], moved.image[:, 1])
+        changed += not torch.equal(first.image[:, 1], moved.image[:, 1])
+    assert changed
+
+
 def test_functions_after_augmentation(memory_store, labels):
     batch = stream(memory_store, labels, after=(lambda b: replace(b, image=b.image * 0 + b.step),)).batch(4)
     assert (batch.image == 4).all()

@@ -35,8 +35,12 @@ def apply_warp(batch: CutBatch) -> None:
                 _warp_label_maps(labels[part], places, positions, target, flat_volume=flat_volume)
 
 
-def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters]) -> None:
-    """Apply noise, blur, brightness, contrast, low resolution and gamma to `image` (B, C, *S), in place."""
+def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters], *, keep: Sequence[int] = ()) -> None:
+    """Apply noise, blur, brightness, contrast, low resolution and gamma to `image` (B, C, *S), in place.
+
+    The channels to `keep` have the values they had.
+    """
+    kept = image[:, list(keep)] if keep else None
     keep_first = turns_in_plane_only(image.shape[2:])
     _add_noise(image, parameters)
     for sample, drawn in enumerate(parameters):
@@ -49,6 +53,8 @@ def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters]) -> No
             filters.low_resolution_(image[sample, channel], factor, keep_first=keep_first)
     _apply_per_channel(image, [drawn.inverted_gamma for drawn in parameters], intensity.inverted_gamma_)
     _apply_per_channel(image, [drawn.gamma for drawn in parameters], intensity.gamma_)
+    if kept is not None:
+        image[:, list(keep)] = kept
 
 
 def zero_outside(image: Tensor, segmentation: Tensor, use_mask: Sequence[bool]) -> None:
