@@ -154,6 +154,8 @@ def add_on_subset(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) ->
 
     The branch is not computed for the others. A batch of one is never dropped.
     """
+    if rate == 0:
+        return x + branch(x)
     batch = x.shape[0]
     kept = max(int(batch * (1 - rate)), 1)
     if kept == batch:

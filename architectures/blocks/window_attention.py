@@ -105,15 +105,15 @@ class WindowAttention(nn.Module):
 
     def forward(self, windows: Tensor, window: Sequence[int] | None = None, mask: Tensor | None = None) -> Tensor:
         """Return the attended tokens; `window` has N tokens, `mask` (n / batch, N, N) is true where attention ends."""
-        count, tokens, _ = windows.shape
         q, k, v = self.qkv(windows).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         bias = self.bias(window or self.window)[None]  # (1, heads, N, N)
         if mask is not None:
             bias = bias + torch.zeros_like(mask, dtype=bias.dtype).masked_fill_(mask, HIDDEN)[:, None]
-            bias = bias.repeat(count // mask.shape[0], 1, 1, 1)
+            bias = bias.repeat(windows.shape[0] // mask.shape[0], 1, 1, 1)
         rate = self.attention_drop if self.training else 0.0
         mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias.to(q.dtype), dropout_p=rate)
-        return self.proj_drop(self.proj(mixed.transpose(1, 2).reshape(count, tokens, -1)))
+        merged = torch.cat(mixed.unbind(1), -1)  # a view would tie an exported network to one kernel's strides
+        return self.proj_drop(self.proj(merged))
 
     def bias(self, window: Sequence[int]) -> Tensor:
         """Return the bias (heads, N, N) for a window no larger than the one that the table was made for."""
