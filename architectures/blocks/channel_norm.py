@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of every voxel of x (B, C, *S)."""
 
-    def __init__(self, width: int):
-        super().__init__(width, eps=1e-6)
+    def __init__(self, width: int, *, eps: float = 1e-6):
+        super().__init__(width, eps=eps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised map."""
