@@ -1,0 +1,201 @@
+"""Attention maps of a frozen vision transformer: what the class token of a self-supervised ViT looks at, head by head.
+
+Source: Caron et al. 2021, DINO, arXiv:2104.14294 (the transformer and its weights' names); the maps as channels are
+those of Yeganeh et al. 2023, DIAMANT, arXiv:2304.14571; written from the description.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from autoseg.architectures.blocks.vit import ViTBlock
+from torch import Tensor, nn
+
+from autoseg.errors import UserError
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that such weights were trained on
+PERCENTILES = (0.005, 0.995)  # of an image that become 0 and 1
+MOST_TOKENS = 4096
+HEAD_WIDTH = 64
+PREFIXES = ("module.", "backbone.")
+WRAPPERS = ("teacher", "student", "state_dict", "model")
+SAMPLED = 2**20  # values that percentiles are taken from
+
+
+class ViTSize(NamedTuple):
+    """A vision transformer: channels, blocks, heads, edge of its patches, patches per side it was trained on."""
+
+    width: int
+    depth: int
+    heads: int
+    patch: int
+    side: int
+
+
+class AttentionViT(nn.Module):
+    """A ViT under the names of DINO's weights that gives attention in place of features; nothing of it is trained.
+
+    Its weights are buffers: with `saved` they belong to the state dict, else whoever builds it loads them again.
+    """
+
+    def __init__(self, size: ViTSize, *, saved: bool = False):
+        super().__init__()
+        self.size = size
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + size.side**2, size.width))
+        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, size.width, size.patch, size.patch)})
+        self.blocks = nn.ModuleList(ViTBlock(size.width, size.heads) for _ in range(size.depth))
+        self.norm = nn.LayerNorm(size.width, eps=1e-6)
+        for module in self.modules():
+            for name, parameter in list(module._parameters.items()):
+                if parameter is not None:
+                    delattr(module, name)
+                    module.register_buffer(name, parameter.detach(), persistent=saved)
+        self.eval()
+
+    def train(self, mode: bool = True) -> AttentionViT:
+        """Stay in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, heads, H / patch, W / patch), positive, for normalised pictures x (B, 3, H, W).
+
+        It is what the class token of the last block gives to every patch: with what it gives to itself they sum to 1.
+        """
+        x = self.patch_embed["proj"](x)
+        grid = x.shape[2:]
+        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], 1) + self._positions(grid)
+        for block in self.blocks[:-1]:
+            tokens = block(tokens)
+        last = self.blocks[-1]
+        q, k, _ = last.attn.qkv(last.norm1(tokens)).unflatten(-1, (3, self.size.heads, -1)).permute(2, 0, 3, 1, 4)
+        weights = (q[:, :, :1] @ k.mT * q.shape[-1] ** -0.5).float().softmax(-1)  # (B, heads, 1, 1 + n)
+        return weights[:, :, 0, 1:].unflatten(2, grid)
+
+    def _positions(self, grid: tuple[int, ...]) -> Tensor:
+        """Return the position embedding (1, 1 + n, C) of a grid of patches."""
+        if tuple(grid) == (self.size.side,) * 2:
+            return self.pos_embed
+        table = self.pos_embed[:, 1:].mT.unflatten(2, (self.size.side,) * 2)
+        table = nn.functional.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False)
+        return torch.cat([self.pos_embed[:, :1], table.flatten(2).mT.to(self.pos_embed.dtype)], 1)
+
+
+def attention_maps(vit: AttentionViT, image: Tensor) -> Tensor:
+    """Return maps (B, heads, *S), every slice and head from 0 to 1, for an image (B, C, *S) of any intensities.
+
+    3D images go slice by slice along the first axis. Patches show as squares (nearest neighbour), as DINO draws them.
+    """
+    if image.ndim == 5:
+        slices = attention_maps(vit, image.transpose(1, 2).flatten(0, 1))
+        return slices.unflatten(0, (image.shape[0], image.shape[2])).transpose(1, 2)
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        pictures = as_pictures(image.to(vit.cls_token.dtype))
+        size = picture_size(image.shape[2:], vit.size.patch)
+        if size != tuple(image.shape[2:]):
+            pictures = nn.functional.interpolate(pictures, size=size, mode="bilinear", align_corners=False)
+        maps = vit(pictures)
+        least, most = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
+        maps = (maps - least) / (most - least).clamp(min=torch.finfo(maps.dtype).tiny)
+        return nn.functional.interpolate(maps, size=tuple(image.shape[2:]), mode="nearest")
+
+
+def as_pictures(image: Tensor) -> Tensor:
+    """Return (B, 3, H, W) as the ViT wants it: percentiles to 0 and 1, then the mean and deviation of its pictures.
+
+    Three channels are scaled together; of any other number the mean of the scaled channels is taken thrice.
+    """
+    channels = image.shape[1]
+    values = image.flatten(1)[:, None] if channels == 3 else image.flatten(2)
+    values = values[..., :: -(-values.shape[-1] // SAMPLED)]
+    limits = torch.tensor(PERCENTILES, device=image.device, dtype=values.dtype)
+    low, high = (limit[..., None, None] for limit in values.quantile(limits, dim=-1))  # (B, 1 or C, 1, 1)
+    scaled = ((image - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
+    if channels != 3:
+        scaled = scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+    mean, std = (torch.tensor(numbers, device=image.device).view(1, 3, 1, 1) for numbers in (MEAN, STD))
+    return (scaled - mean) / std
+
+
+def picture_size(size: tuple[int, ...], patch: int) -> tuple[int, ...]:
+    """Return the nearest size of whole patches, of at most 4096 of them."""
+    counts = [max(1, round(edge / patch)) for edge in size]
+    if math.prod(counts) > MOST_TOKENS:
+        share = math.sqrt(MOST_TOKENS / math.prod(counts))
+        counts = [max(1, int(count * share)) for count in counts]
+    return tuple(count * patch for count in counts)
+
+
+def random_vit(size: ViTSize, *, saved: bool = False) -> AttentionViT:
+    """Return a ViT with random weights, always the same ones: its maps hold next to nothing of the objects."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        vit = AttentionViT(size, saved=saved)
+        for name, tensor in vit.named_buffers():
+            if tensor.ndim > 1:
+                nn.init.normal_(tensor, std=0.02)
+            elif name.endswith("bias"):
+                nn.init.zeros_(tensor)
+    return vit
+
+
+def load_vit(file: Path, *, saved: bool = False) -> AttentionViT:
+    """Return the ViT of a DINO checkpoint; raises UserError if its weights are not exactly those of a ViT."""
+    state = read_weights(file)
+    vit = AttentionViT(size_of(state, file), saved=saved)
+    buffers = dict(vit.named_buffers())
+    wrong = sorted(buffers.keys() ^ state.keys())
+    wrong += [name for name in buffers.keys() & state.keys() if buffers[name].shape != state[name].shape]
+    if wrong:
+        names = ", ".join(wrong[:3])
+        raise UserError(
+            f"the weights are not those of a DINO ViT: {len(wrong)} do not fit, such as {names}", where=file
+        )
+    for name, tensor in state.items():
+        buffers[name].copy_(tensor)
+    return vit
+
+
+def read_weights(file: Path) -> dict[str, Tensor]:
+    """Return the state dict of a ViT, safetensors or torch, out of its wrapping, without a projection head."""
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError("the ViT's file does not exist", where=file) from None
+    except Exception as error:
+        raise UserError(f"the ViT's file cannot be read: {error}", where=file) from None
+    for key in WRAPPERS:
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    found = {}
+    for name, tensor in state.items():
+        for prefix in PREFIXES:
+            name = name.removeprefix(prefix)
+        if isinstance(tensor, Tensor) and not name.startswith("head."):
+            found[name] = tensor.float()
+    return found
+
+
+def size_of(state: Mapping[str, Tensor], file: Path) -> ViTSize:
+    """Return the size of the ViT that a state dict belongs to."""
+    try:
+        width, _, patch, _ = state["patch_embed.proj.weight"].shape
+        side = math.isqrt(state["pos_embed"].shape[1] - 1)
+    except KeyError as error:
+        raise UserError(
+            f"the file lacks {error}", where=file, mend="give the state dict of a DINO ViT, plain or as published"
+        ) from None
+    depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
+    if depth < 1 or width % HEAD_WIDTH:
+        raise UserError(f"no ViT has {depth} blocks of width {width} with heads of {HEAD_WIDTH}", where=file)
+    return ViTSize(width, depth, width // HEAD_WIDTH, patch, side)

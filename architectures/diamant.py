@@ -1,0 +1,185 @@
+"""DIAMANT. Source: Yeganeh et al. 2023, arXiv:2304.14571, as far as it was readable: the widths are those of the same
+group's Y-Net; written from the description, no code was published.
+
+A U-Net with a second encoder for attention maps: what the class token of a frozen, self-supervised vision transformer
+(DINO) looks at, one channel per head. Both encoders meet in the bottleneck; one decoder takes the skips of both.
+
+Where the maps come from. Best: `python -m autoseg.architectures.blocks.map_channels DATASET OUTPUT --vit-file FILE`
+writes a data set with the maps of whole slices as channels, then `--network-option maps=6` (as many as heads): training
+costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go through it, too.
+Or `vit_file`: the network computes the maps of every (augmented) patch itself; the file, named by path and hash, is not
+saved, so prediction needs it, too. With neither, a RANDOM ViT gives the maps: they hold next to nothing of the objects
+(a control, and it says so). Volumes go slice by slice along the first, coarsest axis.
+
+Taken from the plan: resolutions, widths, strides, kernels, for both encoders. Heads at lower resolution, made only with
+deep supervision, are an extension. Options: maps, vit_file, vit (the random one: width, depth, heads, patch, side),
+skip ("both", "image"), norm ("batch", published and the default in 2D; "instance", the default in 3D, where batches are
+small). Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, with AdamW).
+
+Parameters in 2D with three channels, one output, six heads, widths 32 to 512, without deep supervision: 10 900 129 by
+the description, the same here.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from autoseg.architectures.blocks.attention_maps import AttentionViT, ViTSize, attention_maps, load_vit, random_vit
+from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.llama_block import has_values
+from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from torch import Tensor, nn
+
+from autoseg.architecture import Architecture
+from autoseg.errors import UserError
+from autoseg.plans import NetworkSpec
+from autoseg.plugins import register
+from autoseg.storage import file_hash
+
+log = logging.getLogger(__name__)
+
+RANDOM_VIT = ViTSize(width=96, depth=4, heads=6, patch=8, side=14)
+WARNING = (
+    "diamant: the attention maps are those of a random ViT and hold next to nothing of the objects; give a DINO ViT by "
+    "--network-option vit_file=FILE, or write its maps into the data set (autoseg.architectures.blocks.map_channels)"
+)
+
+
+@register.architecture("diamant")
+class DIAMANT(Architecture):
+    """DIAMANT, 2D and 3D: a U-Net with a second encoder for the attention maps of a frozen transformer."""
+
+    defaults = {
+        "maps": None, "vit_file": None, "vit_hash": None, "vit": None, "skip": "both", "norm": None,
+    }  # fmt: skip
+    choices = {"skip": ("both", "image"), "norm": (None, *NORMS)}
+    recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4}
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__(spec)
+        options, widths, dims = self.options, spec.features, spec.dims
+        if len(widths) < 2:
+            raise UserError("diamant needs at least two resolutions", mend="plan larger patches")
+        conv, transposed, _ = conv_classes(dims)
+        norm, levels = options["norm"] or usual_norm(dims), range(len(widths) - 1)
+        self.map_channels = count_map_channels(spec, options)
+        self.vit = None if self.map_channels else make_vit(options)
+        heads = self.map_channels or self.vit.size.heads
+
+        def unit(before: int, level: int) -> nn.Sequential:
+            return make_unit(dims, before, widths[level], spec.kernel_sizes[level], norm)
+
+        found = (spec.in_channels - self.map_channels, *widths)
+        self.image_encoder = nn.ModuleList(unit(found[level], level) for level in levels)
+        self.map_encoder = nn.ModuleList(unit(widths[level - 1] if level else heads, level) for level in levels)
+        self.pools = nn.ModuleList(
+            (nn.MaxPool2d, nn.MaxPool3d)[dims - 2](spec.strides[level + 1], spec.strides[level + 1]) for level in levels
+        )
+        self.bottleneck = unit(2 * widths[-2], len(widths) - 1)
+        self.ups = nn.ModuleList(
+            transposed(widths[level + 1], widths[level], spec.strides[level + 1], spec.strides[level + 1])
+            for level in levels
+        )
+        joined = 3 if options["skip"] == "both" else 2
+        self.decoder = nn.ModuleList(unit(joined * widths[level], level) for level in levels)
+        count = len(widths) - 1 if spec.deep_supervision else 1
+        self.heads = nn.ModuleList(conv(width, spec.num_outputs, 1) for width in widths[:count])
+
+    @classmethod
+    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
+        """Two convolutions per stage; fix the norm, the file's hash and the random ViT's size."""
+        options = cls.read_options(spec)
+        options["norm"] = options["norm"] or usual_norm(spec.dims)
+        if options["vit_file"]:
+            path = existing_file(options["vit_file"])
+            options |= {"vit_file": str(path), "vit_hash": options["vit_hash"] or file_hash(path)}
+            options["vit"] = options["vit"] or list(load_vit(path).size)
+        elif not count_map_channels(spec, options):
+            options["vit"] = list(read_size(options["vit"]))
+            log.warning(WARNING)
+        levels = len(spec.features)
+        update = {"blocks_encoder": (2,) * levels, "blocks_decoder": (2,) * (levels - 1), "options": options}
+        return spec.model_copy(update=update)
+
+    def encode(self, x: Tensor) -> list[Tensor]:
+        """Return one map per resolution, high to low: the skips, image first, then the bottleneck, for x (B, C, *S)."""
+        image, maps = self.split(x)
+        features, both = [], self.options["skip"] == "both"
+        for image_unit, map_unit, pool in zip(self.image_encoder, self.map_encoder, self.pools, strict=True):
+            image, maps = image_unit(image), map_unit(maps)
+            features.append(torch.cat([image, maps], 1) if both else image)
+            image, maps = pool(image), pool(maps)
+        return [*features, self.bottleneck(torch.cat([image, maps], 1))]
+
+    def decode(self, features: list[Tensor]) -> Tensor | list[Tensor]:
+        """Return logits (B, K, *S), or the deep-supervision list while training."""
+        x, outputs = features[-1], []
+        everything = self.training and self.spec.deep_supervision
+        for level in reversed(range(len(self.decoder))):
+            x = self.decoder[level](torch.cat([self.ups[level](x), features[level]], 1))
+            if everything or level == 0:
+                outputs.append(self.heads[level](x))
+        return outputs[::-1] if everything else outputs[-1]
+
+    def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return image and attention maps of an input (B, C, *S)."""
+        if self.map_channels:
+            return x[:, : -self.map_channels], x[:, -self.map_channels :]
+        return x, attention_maps(self.vit, x).to(x.dtype)
+
+
+def make_unit(dims: int, before: int, after: int, kernel: tuple[int, ...], norm: str) -> nn.Sequential:
+    """Return twice convolution without bias, norm, ReLU: (B, before, *S) -> (B, after, *S)."""
+    conv, _, _ = conv_classes(dims)
+    padding = tuple(edge // 2 for edge in kernel)
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        layers += [conv(channels, after, kernel, padding=padding, bias=False), make_norm(dims, norm, after), nn.ReLU()]
+    return nn.Sequential(*layers)
+
+
+def count_map_channels(spec: NetworkSpec, options: dict) -> int:
+    """Return how many of the last input channels are attention maps."""
+    count = int(options["maps"] or 0)
+    if not 0 <= count < spec.in_channels:
+        raise UserError(
+            f"{count} of {spec.in_channels} input channels cannot be attention maps", where="network.options.maps",
+            mend="write the maps into the data set first: python -m autoseg.architectures.blocks.map_channels --help",
+        )  # fmt: skip
+    if count and options["vit_file"]:
+        raise UserError("give maps or vit_file, not both: maps are channels of the data", where="network.options")
+    return count
+
+
+def make_vit(options: dict) -> AttentionViT:
+    """Return the transformer that gives the maps: the file must be the one planned with; without, it is random."""
+    if not options["vit_file"]:
+        return random_vit(read_size(options["vit"]))
+    if not has_values():  # memory is traced: the size is all that counts
+        return AttentionViT(read_size(options["vit"]))
+    path = existing_file(options["vit_file"])
+    if options["vit_hash"] and file_hash(path) != options["vit_hash"]:
+        raise UserError("the ViT is another one than the network was trained with", where=path)
+    return load_vit(path, saved=False)
+
+
+def read_size(given: list[int] | None) -> ViTSize:
+    """Return the size of the ViT, that of the random one if none is given."""
+    if given is None:
+        return RANDOM_VIT
+    if len(given) != len(RANDOM_VIT) or min(given) < 1 or given[0] % given[2]:
+        raise UserError(f"vit takes width, depth, heads, patch, side, got {given}", where="network.options")
+    return ViTSize(*map(int, given))
+
+
+def existing_file(path: str) -> Path:
+    """Return the absolute path of the ViT's file, which has to be there."""
+    found = Path(path).expanduser().resolve()
+    if not found.is_file():
+        raise UserError(
+            "the ViT's file is not there", where=found,
+            mend="give the file that the network was planned with: --network-option vit_file=...",
+        )  # fmt: skip
+    return found

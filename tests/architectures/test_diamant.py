@@ -1,0 +1,154 @@
+"""DIAMANT: its size, where the maps come from, two encoders, skips."""
+
+import logging
+
+import pytest
+import torch
+from autoseg.architectures.blocks.attention_maps import ViTSize, attention_maps, random_vit
+from network_specs import count, make, make_spec
+
+from autoseg.errors import UserError
+
+TINY = ViTSize(width=64, depth=2, heads=1, patch=4, side=3)
+
+
+def with_channels(**changes):
+    return make("diamant", make_spec(2, 3, patch=(16, 16), base=4, **({"channels": 3, "maps": 2} | changes)))
+
+
+@pytest.fixture
+def vit_file(tmp_path):
+    torch.save(random_vit(TINY, saved=True).state_dict(), tmp_path / "vit.pth")
+    return tmp_path / "vit.pth"
+
+
+def test_the_parameter_count_of_the_description():
+    with torch.device("meta"):
+        spec = make_spec(2, 5, patch=(256, 256), channels=9, outputs=1, deep=False, maps=6)
+        spec = spec.model_copy(update={"features": (32, 64, 128, 256, 512)})
+        network = make("diamant", spec)
+        narrow = make("diamant", spec.model_copy(update={"options": {"maps": 6, "skip": "image"}}))
+    assert count(network) == 10_900_129
+    assert count(network) - count(narrow) == sum(width * width * 9 for width in (32, 64, 128, 256))
+
+
+def test_the_last_channels_are_the_maps():
+    torch.manual_seed(0)
+    network, x = with_channels().eval(), torch.randn(1, 3, 16, 16)
+    assert network.vit is None
+    assert network.image_encoder[0][0].in_channels == 1
+    assert network.map_encoder[0][0].in_channels == 2
+    image, maps = network.split(x)
+    assert torch.equal(torch.cat([image, maps], 1), x)
+    assert image.shape[1] == 1
+
+
+def test_encoders_meet_in_the_bottleneck_and_in_the_skips():
+    torch.manual_seed(0)
+    network, x = with_channels().eval(), torch.randn(1, 3, 16, 16)
+    other = x.clone()
+    other[:, 1:] += 1
+    with torch.no_grad():
+        first, second = network.encode(x), network.encode(other)
+    assert [tuple(feature.shape[1:]) for feature in first] == [(8, 16, 16), (16, 8, 8), (16, 4, 4)]
+    for a, b, width in zip(first, second, (4, 8, 0), strict=True):
+        assert torch.equal(a[:, :width], b[:, :width])  # image first
+        assert not torch.equal(a[:, width:], b[:, width:])
+    alone = with_channels(skip="image").eval()
+    with torch.no_grad():
+        assert [feature.shape[1] for feature in alone.encode(x)] == [4, 8, 16]
+
+
+def test_without_maps_it_is_a_u_net_of_the_image():
+    torch.manual_seed(0)
+    network, x = with_channels().eval(), torch.randn(1, 3, 16, 16)
+    x[:, 1:] = 0
+    torch.nn.init.zeros_(network.map_encoder[0][0].weight)
+    with torch.no_grad():
+        for feature, width in zip(network.encode(x)[:-1], (4, 8), strict=True):
+            assert (feature[:, width:] == 0).all()
+        logits = network(x)
+        # a U-Net by hand, from the weights that are left
+        image, skips = x[:, :1], []
+        for unit, pool in zip(network.image_encoder, network.pools, strict=True):
+            skips.append(unit(image))
+            image = pool(skips[-1])
+        first = network.bottleneck[0]
+        y = network.bottleneck[1:](torch.nn.functional.conv2d(image, first.weight[:, :8], padding=1))
+        for level in (1, 0):
+            first, width = network.decoder[level][0], (4, 8)[level]
+            joined = torch.cat([network.ups[level](y), skips[level]], 1)
+            y = network.decoder[level][1:](torch.nn.functional.conv2d(joined, first.weight[:, : 2 * width], padding=1))
+        torch.testing.assert_close(network.heads[0](y), logits)
+
+
+def test_maps_of_a_file_are_those_of_the_channels(vit_file):
+    torch.manual_seed(0)
+    computing = make("diamant", make_spec(2, 3, patch=(16, 16), base=4, vit_file=str(vit_file))).eval()
+    given = with_channels(channels=2, maps=1).eval()
+    given.load_state_dict(computing.state_dict())  # the ViT's weights are not among them
+    x = torch.randn(2, 1, 16, 16)
+    maps = attention_maps(random_vit(TINY), x)
+    with torch.no_grad():
+        torch.testing.assert_close(computing(x), given(torch.cat([x, maps], 1)))
+        assert computing(torch.randn(1, 1, 24, 32)).shape == (1, 3, 24, 32)
+    assert not any(parameter.shape == computing.vit.pos_embed.shape for parameter in computing.parameters())
+
+
+def test_the_file_is_remembered_by_its_hash(vit_file):
+    network = make("diamant", make_spec(2, 3, patch=(16, 16), base=4, vit_file=str(vit_file)))
+    assert network.spec.options["vit"] == list(TINY)
+    assert len(network.spec.options["vit_hash"]) == 64
+    again = type(network)(network.spec)
+    assert torch.equal(again.vit.pos_embed, network.vit.pos_embed)
+    state = torch.load(vit_file)
+    state["cls_token"] += 1
+    torch.save(state, vit_file)
+    with pytest.raises(UserError, match="another one than the network was trained with"):
+        type(network)(network.spec)
+    vit_file.unlink()
+    with pytest.raises(UserError, match="is not there"):
+        type(network)(network.spec)
+
+
+def test_a_random_vit_says_so(caplog):
+    with caplog.at_level(logging.WARNING):
+        network = make("diamant", make_spec(2, 3, patch=(16, 16), base=4))
+    assert "random ViT" in caplog.text
+    assert "vit_file" in caplog.text
+    assert network.map_encoder[0][0].in_channels == 6
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        with_channels()
+    assert not caplog.text
+
+
+def test_a_volume_with_a_coarse_axis():
+    strides = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
+    network = make("diamant", make_spec(strides=strides, patch=(4, 16, 16), base=4)).eval()
+    with torch.no_grad():
+        features = network.encode(torch.randn(1, 1, 4, 16, 16))
+        assert network.decode(features).shape == (1, 3, 4, 16, 16)
+    assert [tuple(feature.shape[2:]) for feature in features] == [(4, 16, 16), (4, 8, 8), (2, 4, 4)]
+    kinds = {type(module).__name__ for module in network.modules()}
+    assert "InstanceNorm3d" in kinds
+    assert "BatchNorm2d" in {type(module).__name__ for module in with_channels().modules()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"maps": 3}, "3 of 3 input channels cannot be attention maps"),
+        ({"skip": "none"}, "cannot take skip="),
+        ({"vit_file": "missing.pth", "maps": None}, "is not there"),
+        ({"vit": [64, 2, 3, 8, 14], "maps": None}, "vit takes width"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(UserError, match=message):
+        with_channels(**options)
+
+
+def test_maps_and_a_file_are_refused(vit_file):
+    with pytest.raises(UserError, match="not both"):
+        with_channels(vit_file=str(vit_file))
