@@ -23,6 +23,7 @@ from __future__ import annotations
 import math
 
 import torch
+from autoseg.architectures.blocks.channel_norm import ChannelNorm
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.mlp import Mlp
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
@@ -40,6 +41,7 @@ STAGES = 4
 WIDTH = 96  # published, of the first stage
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published width is scaled by
 MLP_RATIO = 4
+EPSILON = 1e-5  # of layer norms
 KERNELS = (1, 3, 5)  # of the convolutions in the decoder's perceptrons
 SCAN = {"expand": 1, "state": 1, "gate": False, "conv_bias": False}
 
@@ -66,8 +68,8 @@ class MSVMUNet(Architecture):
         second = tuple(step // half for step, half in zip(strides[0], first, strict=True))
         half = max(1, widths[0] // 2)
         self.stem = nn.Sequential(
-            conv(spec.in_channels, half, 3, first, padding=1), ChannelNorm(half), nn.GELU(),
-            conv(half, widths[0], 3, second, padding=1), ChannelNorm(widths[0]),
+            conv(spec.in_channels, half, 3, first, padding=1), ChannelNorm(half, eps=EPSILON), nn.GELU(),
+            conv(half, widths[0], 3, second, padding=1), ChannelNorm(widths[0], eps=EPSILON),
         )  # fmt: skip
         rates = drop_path_rates(drop_path, spec.blocks_encoder[1:])
         self.stages = nn.ModuleList(
@@ -75,7 +77,7 @@ class MSVMUNet(Architecture):
             for s in range(stages)
         )
         self.downs = nn.ModuleList(
-            nn.Sequential(conv(widths[s - 1], widths[s], 3, strides[s], padding=1), ChannelNorm(widths[s]))
+            nn.Sequential(conv(widths[s - 1], widths[s], 3, strides[s], padding=1), ChannelNorm(widths[s], eps=EPSILON))
             for s in range(1, stages)
         )
         rates = drop_path_rates(drop_path, spec.blocks_decoder[:-1][::-1])  # from the highest resolution
@@ -185,11 +187,3 @@ class MultiScaleMlp(nn.Module):
         hidden = self.act(self.fc1(x)).movedim(-1, 1)
         hidden = hidden + sum(conv(hidden) for conv in self.convs)
         return self.fc2(hidden.movedim(1, -1))
-
-
-class ChannelNorm(nn.LayerNorm):
-    """Layer norm over the channels of every position of x (B, C, *S)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised map."""
-        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
