@@ -28,8 +28,9 @@ from pathlib import Path
 import torch
 from autoseg.architectures.blocks.attention_maps import AttentionViT, ViTSize, attention_maps, load_vit, random_vit
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.llama_block import has_values
-from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -68,8 +69,8 @@ class DIAMANT(Architecture):
         self.vit = None if self.map_channels else make_vit(options)
         heads = self.map_channels or self.vit.size.heads
 
-        def unit(before: int, level: int) -> nn.Sequential:
-            return make_unit(dims, before, widths[level], spec.kernel_sizes[level], norm)
+        def unit(before: int, level: int) -> nn.Module:
+            return double_conv(before, widths[level], spec.kernel_sizes[level], norm, bias=False)
 
         found = (spec.in_channels - self.map_channels, *widths)
         self.image_encoder = nn.ModuleList(unit(found[level], level) for level in levels)
@@ -128,16 +129,6 @@ class DIAMANT(Architecture):
         if self.map_channels:
             return x[:, : -self.map_channels], x[:, -self.map_channels :]
         return x, attention_maps(self.vit, x).to(x.dtype)
-
-
-def make_unit(dims: int, before: int, after: int, kernel: tuple[int, ...], norm: str) -> nn.Sequential:
-    """Return twice convolution without bias, norm, ReLU: (B, before, *S) -> (B, after, *S)."""
-    conv, _, _ = conv_classes(dims)
-    padding = tuple(edge // 2 for edge in kernel)
-    layers: list[nn.Module] = []
-    for channels in (before, after):
-        layers += [conv(channels, after, kernel, padding=padding, bias=False), make_norm(dims, norm, after), nn.ReLU()]
-    return nn.Sequential(*layers)
 
 
 def count_map_channels(spec: NetworkSpec, options: dict) -> int:

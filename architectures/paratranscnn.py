@@ -27,7 +27,8 @@ from functools import cache
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
-from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from autoseg.architectures.blocks.double_conv import double_conv
+from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.patch_strides import grids
 from autoseg.architectures.blocks.resnet import ResNet
 from autoseg.architectures.blocks.self_attention import TransformerLayer, common_heads
@@ -99,7 +100,7 @@ class ParaTransCNN(Architecture):
         for i in reversed(fused):
             width = joined[i] + below
             below = width // 2 if i else dim
-            self.convs[str(i)] = DoubleConv(width, kernels[first + i], norm)
+            self.convs[str(i)] = double_conv(width, width, kernels[first + i], norm)
             self.ups[str(i)] = transposed(width, below, steps[i], steps[i])
         self.head = conv(dim, spec.num_outputs, 1)
         self.first = first
@@ -156,18 +157,6 @@ class Layer(TransformerLayer):
         """Return the tokens of the next layer."""
         tokens = tokens + self.branch_dropout(self.attention(self.norm_attention(tokens)))
         return tokens + self.mlp(self.norm_mlp(tokens))
-
-
-class DoubleConv(nn.Sequential):
-    """Twice convolution, norm, ReLU, which keep width and resolution of x (B, C, *S)."""
-
-    def __init__(self, width: int, kernel: tuple[int, ...], norm: str):
-        dims, padding = len(kernel), tuple(edge // 2 for edge in kernel)
-        conv, _, _ = conv_classes(dims)
-        layers: list[nn.Module] = []
-        for _ in range(2):
-            layers += [conv(width, width, kernel, padding=padding), make_norm(dims, norm, width), nn.ReLU(inplace=True)]
-        super().__init__(*layers)
 
 
 def first_fused(spec: NetworkSpec, max_tokens: int) -> int:

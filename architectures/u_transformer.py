@@ -22,13 +22,13 @@ same here.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.gated_cross_attention import GatedCrossAttention, pooling
-from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.self_attention import attend, common_heads
 from autoseg.architectures.blocks.sinusoidal_positions import add_positions
 from torch import Tensor, nn
@@ -58,7 +58,7 @@ class UTransformer(Architecture):
         conv, _, _ = conv_classes(spec.dims)
         norm = self.options["norm"] or usual_norm(spec.dims)
         self.encoder = nn.ModuleList(
-            DoubleConv(widths[s - 1] if s else spec.in_channels, widths[s], kernels[s], norm, pool=spec.strides[s])
+            double_conv(widths[s - 1] if s else spec.in_channels, widths[s], kernels[s], norm, pool=spec.strides[s])
             for s in range(levels)
         )
         self.attention = MapAttention(widths[-1], common_heads(widths[-1], heads))
@@ -70,7 +70,7 @@ class UTransformer(Architecture):
             )
             for s in range(levels - 1)
         )
-        self.decoder = nn.ModuleList(DoubleConv(2 * widths[s], widths[s], kernels[s], norm) for s in range(levels - 1))
+        self.decoder = nn.ModuleList(double_conv(2 * widths[s], widths[s], kernels[s], norm) for s in range(levels - 1))
         outputs = levels - 1 if spec.deep_supervision else 1
         self.heads = nn.ModuleList(conv(width, spec.num_outputs, 1) for width in widths[:outputs])
         self._log_pooling(most)
@@ -129,33 +129,6 @@ class MapAttention(nn.Module):
         tokens = x.flatten(2).mT
         mixed = attend(self.query(tokens), self.key(tokens), self.value(tokens), self.heads)
         return mixed.mT.unflatten(2, x.shape[2:])
-
-
-class DoubleConv(nn.Sequential):
-    """Max-pooling by `pool`, then twice convolution, norm, ReLU: (B, a, *S) -> (B, b, *S / pool)."""
-
-    def __init__(
-        self,
-        before: int,
-        after: int,
-        kernel: Sequence[int],
-        norm: str,
-        *,
-        pool: Sequence[int] = (1,),
-    ):
-        dims = len(kernel)
-        conv, _, _ = conv_classes(dims)
-        padding = tuple(edge // 2 for edge in kernel)
-        layers: list[nn.Module] = []
-        if max(pool) > 1:
-            layers.append((nn.MaxPool2d, nn.MaxPool3d)[dims - 2](tuple(pool)))
-        for channels in (before, after):
-            layers += [
-                conv(channels, after, tuple(kernel), padding=padding),
-                make_norm(dims, norm, after),
-                nn.ReLU(inplace=True),
-            ]
-        super().__init__(*layers)
 
 
 @cache

@@ -10,7 +10,8 @@ Options: base (channels of the first level), levels (a sixth is the paper's "dee
 upper limit), norm ("batch", the default in 2D as published, or "instance", the default in 3D, where batches are small),
 logit_bn (with batch norm only), dropout (0).
 
-With one sample per batch, batch norm takes its statistics over the sample's positions; that trains, too.
+With one sample per batch, batch norm takes its statistics over the sample's positions; that trains, too. Published
+optimiser: Adam at rates from 1e-4 to 1e-2, which is no recipe: the engine's is used.
 Deviation: heads at lower resolution, as on the highest, only with deep supervision, which the paper does not use.
 
 Parameters with three channels, one output, five levels from 64: published unet 31 390 723, att_res_unet 39 068 871,
@@ -25,6 +26,7 @@ from typing import ClassVar
 import torch
 from autoseg.architectures.blocks.attention_gate import CoarseAttentionGate
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
 from torch import Tensor, nn
 
@@ -62,12 +64,11 @@ class UNetVariant(Architecture):
         steps = range(len(widths) - 1)
         before = (spec.in_channels, *widths)
         self.encoder = nn.ModuleList(
-            block(dims, before[level], width, kernels[level], norm, dropout) for level, width in enumerate(widths)
+            block(before[level], width, kernels[level], norm, dropout) for level, width in enumerate(widths)
         )
         self.pools = nn.ModuleList(pool(stride, stride) for stride in spec.strides[1:])
         self.decoder = nn.ModuleList(
-            block(dims, widths[level] + widths[level + 1], widths[level], kernels[level], norm, dropout)
-            for level in steps
+            block(widths[level] + widths[level + 1], widths[level], kernels[level], norm, dropout) for level in steps
         )
         self.signals = nn.ModuleList(
             nn.Sequential(conv(widths[level + 1], widths[level], 1), make_norm(dims, norm, widths[level]), nn.ReLU())
@@ -162,15 +163,9 @@ class AttentionResUNet(UNetVariant):
 class ConvBlock(nn.Module):
     """Twice convolution, norm, ReLU; then dropout: x (B, before, *S) -> (B, after, *S)."""
 
-    def __init__(self, dims: int, before: int, after: int, kernel: tuple[int, ...], norm: str, dropout: float):
+    def __init__(self, before: int, after: int, kernel: tuple[int, ...], norm: str, dropout: float):
         super().__init__()
-        self.layers = nn.Sequential(
-            *conv_norm(dims, before, after, kernel, norm),
-            nn.ReLU(inplace=True),
-            *conv_norm(dims, after, after, kernel, norm),
-            nn.ReLU(inplace=True),
-            nn.Dropout(dropout),
-        )
+        self.layers = nn.Sequential(*double_conv(before, after, kernel, norm), nn.Dropout(dropout))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output."""
@@ -180,8 +175,9 @@ class ConvBlock(nn.Module):
 class ResidualBlock(nn.Module):
     """Convolution, norm, ReLU, convolution, norm, dropout; plus the normalised projection of x; ReLU."""
 
-    def __init__(self, dims: int, before: int, after: int, kernel: tuple[int, ...], norm: str, dropout: float):
+    def __init__(self, before: int, after: int, kernel: tuple[int, ...], norm: str, dropout: float):
         super().__init__()
+        dims = len(kernel)
         self.layers = nn.Sequential(
             *conv_norm(dims, before, after, kernel, norm),
             nn.ReLU(inplace=True),

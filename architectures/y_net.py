@@ -26,8 +26,9 @@ from collections.abc import Sequence
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.fourier_convolution import FourierConvolution
-from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.patch_strides import grids
 from torch import Tensor, nn
 
@@ -62,17 +63,17 @@ class YNet(Architecture):
         found = (spec.in_channels, *inner)
         down = range(levels - 1)
         self.pools = [spec.strides[s + 1] for s in down]
-        self.spatial = nn.ModuleList(DoubleConv(found[s], inner[s], kernels[s], norm) for s in down)
+        self.spatial = nn.ModuleList(double_conv(found[s], inner[s], kernels[s], norm, bias=False) for s in down)
         if options["ffc"]:
             self.spectral: nn.Module = SpectralEncoder(spec, found, options["ratio"], norm)
         else:
-            blocks = [DoubleConv(found[s], inner[s], kernels[s], norm) for s in down]
+            blocks = [double_conv(found[s], inner[s], kernels[s], norm, bias=False) for s in down]
             self.spectral = SpatialEncoder(blocks, self.pools)
-        self.bottom = DoubleConv(2 * inner[-1], widths[-1], kernels[-1], norm)
+        self.bottom = double_conv(2 * inner[-1], widths[-1], kernels[-1], norm, bias=False)
         strides, skips = spec.strides, 2 if options["skip_ffc"] else 1
         self.ups = nn.ModuleList(transposed(widths[s + 1], widths[s], strides[s + 1], strides[s + 1]) for s in down)
         self.decoder = nn.ModuleList(
-            DoubleConv(widths[s] + skips * inner[s], widths[s], kernels[s], norm) for s in down
+            double_conv(widths[s] + skips * inner[s], widths[s], kernels[s], norm, bias=False) for s in down
         )
         outputs = levels - 1 if spec.deep_supervision else 1
         self.heads = nn.ModuleList(conv(width, spec.num_outputs, 1) for width in widths[:outputs])
@@ -148,19 +149,6 @@ class SpatialEncoder(nn.Module):
             maps.append(x)
             x = pool(x, stride)
         return maps, x
-
-
-class DoubleConv(nn.Sequential):
-    """Twice convolution without bias, norm, ReLU: (B, a, *S) -> (B, b, *S)."""
-
-    def __init__(self, before: int, after: int, kernel: tuple[int, ...], norm: str):
-        dims, padding = len(kernel), tuple(edge // 2 for edge in kernel)
-        conv, _, _ = conv_classes(dims)
-        layers: list[nn.Module] = []
-        for channels in (before, after):
-            layers += [conv(channels, after, kernel, padding=padding, bias=False), make_norm(dims, norm, after)]
-            layers.append(nn.ReLU(inplace=True))
-        super().__init__(*layers)
 
 
 def encoder_widths(widths: Sequence[int]) -> tuple[int, ...]:

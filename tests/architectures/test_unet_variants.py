@@ -87,7 +87,7 @@ def zero_second_norm(block):
 
 def test_a_silent_residual_block_is_its_projection():
     torch.manual_seed(0)
-    block, x = ResidualBlock(2, 3, 3, (3, 3), "batch", 0.0).eval(), torch.randn(2, 3, 5, 5)
+    block, x = ResidualBlock(3, 3, (3, 3), "batch", 0.0).eval(), torch.randn(2, 3, 5, 5)
     assert not torch.allclose(block(x), torch.relu(block.skip(x)))
     zero_second_norm(block)
     assert torch.equal(block(x), torch.relu(block.skip(x)))
@@ -95,23 +95,35 @@ def test_a_silent_residual_block_is_its_projection():
 
 
 def test_order_of_the_layers():
-    kinds = [type(layer).__name__ for layer in ConvBlock(2, 1, 2, (3, 3), "batch", 0.1).layers]
+    kinds = [type(layer).__name__ for layer in ConvBlock(1, 2, (3, 3), "batch", 0.1).layers]
     assert kinds == ["Conv2d", "BatchNorm2d", "ReLU"] * 2 + ["Dropout"]
-    kinds = [type(layer).__name__ for layer in ResidualBlock(2, 1, 2, (3, 3), "batch", 0.1).layers]
+    kinds = [type(layer).__name__ for layer in ResidualBlock(1, 2, (3, 3), "batch", 0.1).layers]
     assert kinds == ["Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "BatchNorm2d", "Dropout"]
 
 
 def test_gates_are_driven_by_the_decoder_and_up_sampling_starts_from_it():
     """The second gate sees the signal of the decoder map, not of the encoder map of its level."""
     torch.manual_seed(0)
-    network = make("attention_unet", make_spec(2, 3, patch=(16, 16), base=4, deep=False)).eval()
+    network = make("attention_unet", make_spec(2, 3, patch=(16, 16), base=4, deep=False)).double().eval()
+    for gate in network.gates:
+        torch.nn.init.normal_(gate.score.weight)  # so that gates differ from place to place
     with torch.no_grad():
-        skip, middle, bottom = network.encode(torch.randn(1, 1, 16, 16))
+        skip, middle, bottom = network.encode(torch.randn(1, 1, 16, 16).double())
         gated = network.gates[1](middle, network.signals[1](bottom))
         low = network.decoder[1](torch.cat([bottom.repeat_interleave(2, 2).repeat_interleave(2, 3), gated], 1))
         gated = network.gates[0](skip, network.signals[0](low))
         top = network.decoder[0](torch.cat([low.repeat_interleave(2, 2).repeat_interleave(2, 3), gated], 1))
         torch.testing.assert_close(network.decode([skip, middle, bottom]), network.heads[0](top))
+    assert [type(layer).__name__ for layer in network.signals[0]] == ["Conv2d", "BatchNorm2d", "ReLU"]
+    assert network.signals[0][0].kernel_size == (1, 1)
+
+
+def test_resolution_falls_by_the_maximum():
+    torch.manual_seed(0)
+    network = make("res_unet", make_spec(2, 3, patch=(16, 16), base=2)).eval()
+    with torch.no_grad():
+        first, second, _ = network.encode(torch.randn(1, 1, 16, 16))
+        torch.testing.assert_close(second, network.encoder[1](first.unfold(2, 2, 2).unfold(3, 2, 2).amax((4, 5))))
 
 
 def test_the_norm_of_the_logits_can_be_left_out():

@@ -32,6 +32,32 @@ def test_the_gate_lies_between_0_and_1_and_multiplies_the_skip_with_positions():
     torch.testing.assert_close(block(y, skip)[:, :8], full * add_positions(skip))
 
 
+def test_step_by_step():
+    block, y, skip = make().double(), draw(2, 16, 3, 5).double(), draw(2, 8, 6, 10).double()
+    for layer in (block.query, block.key, block.value):
+        torch.nn.init.normal_(layer.weight)  # so that positions attend to different ones
+    for sequence in (block.values, block.queries, block.to_gate, block.up):
+        for norm in (layer for layer in sequence if isinstance(layer, torch.nn.BatchNorm2d)):
+            torch.nn.init.normal_(norm.bias)
+
+    def larger(x):
+        return torch.nn.functional.interpolate(x, size=(6, 10), mode="bilinear", align_corners=True)
+
+    def tokens(x):
+        return x.permute(0, 2, 3, 1).reshape(2, 15, 8)
+
+    y_at, skip_at = add_positions(y), add_positions(skip)
+    source = tokens(torch.relu(block.queries[1](block.queries[0](y_at))))
+    values = block.values[1](torch.nn.functional.max_pool2d(skip_at, 2))
+    values = tokens(torch.relu(block.values[2](values)))
+    q, k, v = source @ block.query.weight.T, source @ block.key.weight.T, values @ block.value.weight.T
+    heads = [(q[..., h] @ k[..., h].mT / 2).softmax(-1) @ v[..., h] for h in (slice(0, 4), slice(4, 8))]
+    mixed = torch.cat(heads, -1).reshape(2, 3, 5, 8).permute(0, 3, 1, 2)
+    gate = torch.sigmoid(block.to_gate[1](block.to_gate[0](mixed)))
+    up = torch.relu(block.up[2](block.up[1](block.up[0](larger(y_at)))))
+    torch.testing.assert_close(block(y, skip), torch.cat([larger(gate) * skip_at, up], 1))
+
+
 def test_an_open_gate_leaves_a_plain_skip():
     block, y, skip = make(), draw(1, 16, 4, 4), draw(1, 8, 8, 8)
     torch.nn.init.zeros_(block.to_gate[1].weight)
