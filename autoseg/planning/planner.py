@@ -19,6 +19,7 @@ from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.resources import Resources
 from autoseg.planning.topology import MIN_EDGE, Topology, pad_to_multiple
 from autoseg.plans import Configuration, NetworkSpec, Plans, TrainingPlan
+from autoseg.training.recipe import suited
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ class Planner:
             channel_names=tuple(fingerprint.channel_names),
             configurations=configurations,
             resources=resources.describe(),
-            notes=(*self.notes, *(in_words(c) for c in configurations.values())),
+            notes=(*self.notes, *(in_words(c, self.network_class.recipe) for c in configurations.values())),
         )
 
     def configurations(self, frame: Frame) -> dict[str, Sized | None]:
@@ -316,15 +317,15 @@ class Planner:
         return full.model_copy(update=update)
 
 
-def in_words(configuration: Configuration) -> str:
-    """Return one configuration as a sentence."""
-    spec = configuration.network
+def in_words(configuration: Configuration, own: Mapping[str, Any]) -> str:
+    """Return one configuration as a sentence; `own` is the recipe of its architecture, which wins over the plan's."""
+    spec, planned = configuration.network, configuration.training.model_dump()
+    recipe = {**planned, **suited(own, planned)}
     sentence = (
         f"{configuration.name}: {configuration.architecture} with {len(spec.features)} stages of "
         f"{', '.join(map(str, spec.features))} channels, patches of {rules.in_words(spec.patch_size)} voxels at "
         f"{rules.in_words(configuration.spacing)} mm, batches of {configuration.batch_size}; "
-        f"{configuration.training.steps} steps of {configuration.training.optimizer} at learning rate "
-        f"{configuration.training.learning_rate:g}"
+        f"{recipe['steps']} steps of {recipe['optimizer']} at learning rate {recipe['learning_rate']:g}"
     )
     if configuration.training.time_budget is not None:
         sentence += f", at most {configuration.training.time_budget:.0f} s per fold"

@@ -142,7 +142,7 @@ _ROWS = (
         lambda c: ", ".join(dict.fromkeys(c.normalization)) + (", within the mask" if any(c.use_mask) else ""),
     ),
     ("network", _network),
-    ("recipe", _recipe),
+    ("recipe of the plan", _recipe),
     ("previous stage", lambda c: c.previous_stage or "none"),
 )
 

@@ -23,7 +23,7 @@ from autoseg.training.folds import parse_folds
 from autoseg.training.identity import check_same_run, identity
 from autoseg.training.log import RUN_FILE, read_run
 from autoseg.training.probe import time_step
-from autoseg.training.recipe import length_of, recipe_for
+from autoseg.training.recipe import length_of, recipe_for, suited
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
 from autoseg.training.spreading import spread_folds
@@ -133,15 +133,8 @@ class _Training:
         if self.trainer_class.needs_labels != needs_labels:
             command = "train" if self.trainer_class.needs_labels else "pretrain"
             raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
-        store = self._open_store()
-        splits = make_splits(self.dataset, workspace=self.workspace)
-        folds = parse_folds(self.folds_text, len(splits))
-        previous = None
-        if self.configuration.previous_stage is not None:
-            names = list(dict.fromkeys([self.experiment_trainer, self.found.name]))
-            previous = ensure_previous_stage(self.dataset, self.plans, self.configuration, store, self.workspace, names)
-        share = None if self.time_budget is None else self.time_budget / len(folds)
-        contexts = [self._context(fold, splits, store, previous) for fold in folds]
+        contexts = self.contexts()
+        share = None if self.time_budget is None else self.time_budget / len(contexts)
         runs = [(context, self._make_place(context, share)) for context in contexts]
         if len(self.devices) > 1 and len(contexts) > 1:
             self._spread(contexts)
@@ -150,7 +143,7 @@ class _Training:
             logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
         finished = []
         if self.time_budget is not None:  # the set-up of the whole call counts, too
-            share = (self.time_budget - (time.monotonic() - self.started)) / len(folds)
+            share = (self.time_budget - (time.monotonic() - self.started)) / len(contexts)
         for context, settings in runs:
             if is_finished(context.folder):
                 logger.info("fold %s is finished already: %s", context.fold, context.folder)
@@ -158,6 +151,17 @@ class _Training:
                 carry_out(self.trainer_class, context, settings, self._options(share))
             finished.append(context.folder)
         return finished
+
+    def contexts(self) -> list[RunContext]:
+        """Return what each of the runs is about; nothing is written but a cascade's input."""
+        store = self._open_store()
+        splits = make_splits(self.dataset, workspace=self.workspace)
+        folds = parse_folds(self.folds_text, len(splits))
+        previous = None
+        if self.configuration.previous_stage is not None:
+            names = list(dict.fromkeys([self.experiment_trainer, self.found.name]))
+            previous = ensure_previous_stage(self.dataset, self.plans, self.configuration, store, self.workspace, names)
+        return [self._context(fold, splits, store, previous) for fold in folds]
 
     def _spread(self, contexts: list[RunContext]) -> None:
         """Carry out the runs in one process per device; what was to be discarded is discarded already."""
@@ -216,7 +220,8 @@ class _Training:
     ) -> dict[str, Setting]:
         network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
         plan = self.configuration.training.model_dump(exclude={"time_budget"})
-        sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": network.recipe}
+        own = suited(network.recipe, {**plan, **(length or {})})
+        sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": own}
         resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
         steps, planned = resolved["steps"].value, self.configuration.training.steps
         if length is None and length_of(steps) < length_of(planned):

@@ -7,7 +7,7 @@ from autoseg.plans import Plans, TrainingPlan
 from autoseg.storage import read_json
 from autoseg.training import starting, train
 from autoseg.training.probe import StepTime
-from autoseg.training.recipe import length_of, recipe_for
+from autoseg.training.recipe import length_of, recipe_for, suited
 from autoseg.training.starting import _Training
 
 NAME = "Dataset004_Hippocampus"
@@ -45,6 +45,25 @@ def test_lengths_and_their_recipes():
         "optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 3e-5, "warmup_steps": 0, "augmentation": "full",
         "mirror": True,
     }  # fmt: skip
+
+
+def test_the_recipe_of_an_architecture_is_kept_in_full_runs_and_faster_in_short_ones():
+    own = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.05, "gradient_clip": 1.0}
+    assert suited(own, recipe_for(20_000)) == own
+    assert suited(own, recipe_for(19_999)) == {**own, "learning_rate": 5e-4}
+    assert suited(own, recipe_for(4_999)) == {**own, "learning_rate": 1e-3}
+    assert suited({**own, "learning_rate": 2e-3}, recipe_for(100))["learning_rate"] == 6e-3
+    sgd = {"optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "precision": "fp32"}
+    assert suited(sgd, recipe_for(20_000)) == sgd
+    assert suited(sgd, recipe_for(100)) == {"precision": "fp32"}
+    assert suited({}, recipe_for(100)) == {}
+
+
+@pytest.mark.parametrize(("steps", "rate"), [(None, 3e-4), (19_000, 1.5e-3), (400, 3e-3)])
+def test_a_run_gets_the_rate_of_its_architecture_by_its_length(full_plan, monkeypatch, steps, rate):
+    given = {} if steps is None else {"settings": {"steps": steps}}
+    found = resolved(full_plan, monkeypatch, architecture="primus", **given)
+    assert found["learning_rate"] == (pytest.approx(rate), "architecture")
 
 
 def test_two_days_leave_the_plan_as_it_is_and_a_minute_does_not(full_plan, monkeypatch):
