@@ -22,7 +22,7 @@ FLOORS = (
     "training",
     "planning",
     "selection",
-    "reporting interop demo conformance",
+    "reporting interop demo conformance benchmarking",
     "cli",
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from autoseg import __version__
+from autoseg.cli.benchmark import benchmark
 from autoseg.cli.check import check
 from autoseg.cli.check_plugin import check_plugin
 from autoseg.cli.command import Command
@@ -35,6 +36,7 @@ COMMANDS = {
     "predict": predict,
     "evaluate": evaluate,
     "report": report,
+    "benchmark": benchmark,
     "import-nnunet": import_nnunet,
     "export-nnunet": export_nnunet,
     "export": export,

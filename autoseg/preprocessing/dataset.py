@@ -72,7 +72,7 @@ def preprocess(
     tasks = []
     for case in cases:
         identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
-        hashes = [content_hash(identity, case.annotated, _settings(one, plans)) for one in chosen]
+        hashes = [content_hash(identity, case.annotated, store_key(one, plans)) for one in chosen]
         targets = [
             target
             for target, store in zip(zip(folders, chosen, hashes, strict=True), stores, strict=True)
@@ -147,7 +147,7 @@ def _distinct(chosen: Sequence[Configuration], plans: Plans) -> list[Configurati
     by_store: dict[str, Configuration] = {}
     for one in chosen:
         first = by_store.setdefault(one.data_identifier, one)
-        if _settings(first, plans) != _settings(one, plans):
+        if store_key(first, plans) != store_key(one, plans):
             raise UserError(
                 f"configurations {first.name} and {one.name} share the store {one.data_identifier!r} but not the "
                 "settings of preprocessing",
@@ -157,7 +157,7 @@ def _distinct(chosen: Sequence[Configuration], plans: Plans) -> list[Configurati
     return list(by_store.values())
 
 
-def _settings(configuration: Configuration, plans: Plans) -> str:
+def store_key(configuration: Configuration, plans: Plans) -> str:
     """Hash of everything in the plans that the stored data depend on; patch sizes only shape the files."""
     uses_intensities = "ct" in configuration.normalization
     return content_hash(

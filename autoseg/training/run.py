@@ -153,7 +153,12 @@ def _train(
         log, observer, stop, options.threads, precision,
         adapts_threads=fabric.device.type == "cpu" and not options.deterministic,
     )  # fmt: skip
-    fit(run)
+    before = time.process_time()
+    try:
+        fit(run)
+    finally:  # of all starts of the run, and of all threads
+        spent = read_run(context.folder).get("cpu_seconds", 0.0) + time.process_time() - before
+        _record(context, cpu_seconds=round(spent, 2))
     state.progress.finished = True
     run.save()
 
@@ -186,15 +191,18 @@ def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog) -
 def _finish(trainer: Trainer, fabric: lightning_fabric.Fabric, progress: Progress, log: RunLog, started: float) -> None:
     context = trainer.context
     result: dict[str, Any] = {}
+    before, cpu_before = time.monotonic(), time.process_time()
     if trainer.needs_labels and context.validation_cases:
         summary = validate(trainer, fabric.device, step_size=read_run(context.folder).get("validation_step_size", 0.5))
         result = {"foreground_dice": mean_dice(summary), **summary["foreground_mean"],
                   "failed": sorted(summary.get("failed", {}))}  # fmt: skip
+    validated, cpu_validated = time.monotonic() - before, time.process_time() - cpu_before
     seconds = round(progress.elapsed, 1)
     log.event("end", step=progress.step, seconds=seconds, validation=result)
     _record(
         context, status="finished", steps_done=progress.step, seconds=seconds, validation=result,
         validation_summary=f"{FOLDER}/{SUMMARY}" if result else None,
+        validation_seconds=round(validated, 2), validation_cpu_seconds=round(cpu_validated, 2),
         seconds_of_last_start=round(time.monotonic() - started, 1),
     )  # fmt: skip
 

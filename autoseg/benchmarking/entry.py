@@ -1,0 +1,205 @@
+"""`benchmark`: from the question to runs, tables and a page."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg.benchmarking.children import Outcome, Task
+from autoseg.benchmarking.matrix import Entry, Run, distinct, entries_of, find_all, runs_of
+from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
+from autoseg.benchmarking.question import Question
+from autoseg.benchmarking.record import Record
+from autoseg.benchmarking.tables import write_tables
+from autoseg.errors import UserError
+from autoseg.machine import available_cores
+from autoseg.raw import open_dataset, place_of
+from autoseg.storage import content_hash
+from autoseg.workspace import Workspace
+
+WATCHING = {"observed_cases": 0, "stop_on_collapse": False}  # a run costs what it trains, and ends with its budget
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What came of a campaign: its folder and its record."""
+
+    folder: Path
+    record: dict[str, Any]
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Return {run or plan: why it failed}."""
+        return {key: run["error"] for key, run in self.record["runs"].items() if "error" in run}
+
+
+def benchmark(
+    question: Question,
+    *,
+    name: str | None = None,
+    output: Path | None = None,
+    workspace: str | Path | Workspace | None = None,
+    jobs: int | None = None,
+    workers: int | None = None,
+    restart: bool = False,
+    keep_weights: bool = False,
+    deterministic: bool = False,
+) -> Benchmark:
+    """Carry out a campaign, or go on with it; returns what came of it, failed runs included.
+
+    `jobs` runs go on at a time, each with its share of the cores; on GPUs one per device unless said otherwise. Runs
+    that are finished with the same plan, settings and seed are not done again, unless `restart`. Raises UserError for
+    wrong use, Interrupted after Ctrl-C.
+    """
+    place = place_of(workspace)
+    name = checked_name(name or default_name(question))
+    folder = (output or place.root / "benchmarks" / name).resolve()
+    devices = tuple(question.device.split(","))
+    jobs = jobs or len(devices)
+    record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+    if restart:
+        for section in ("plans", "costs", "runs", "skipped", "datasets", "entries"):
+            record.content[section] = {}
+    means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
+    architectures, broken = find_all("architecture", question.architectures, place.root)
+    trainers, unusable = find_all("trainer", question.trainers, place.root)
+    if unusable:
+        raise UserError(next(iter(unusable.values())))
+    for broken_name, reason in broken.items():
+        record.put("runs", broken_name, {"error": reason})
+        log.warning("%s is left out: %s", broken_name, reason)
+    entries = entries_of(question, architectures, trainers)
+    fields = [make_field(question, open_dataset(reference, place), _lasting(reference, place), means)
+              for reference in question.datasets]  # fmt: skip
+    for field in fields:
+        served = _serving(field, entries, record)
+        plan_all(question, field, list({entry.architecture.name: entry.architecture for entry in served}.values()),
+                 means)  # fmt: skip
+        measure_all(question, field, served, means)
+    tasks = [task for seed in range(question.seeds) for field in fields
+             for task in _tasks_of(question, field, _serving(field, entries, record), seed, means)]  # fmt: skip
+    _carry_out(tasks, means)
+    write_tables(record)
+    return Benchmark(folder, record.content)
+
+
+def default_name(question: Question) -> str:
+    """Return a name that tells what is compared at what budget."""
+    budget = question.budget
+    unit = {"steps": "steps", "time": "s", "flops": "flops"}[budget.equal]
+    return re.sub(r"[^A-Za-z0-9._-]", "-", f"equal-{budget.amount:.6g}{unit}".replace("+", ""))
+
+
+def checked_name(name: str) -> str:
+    """Return a name that can be one of a folder and of plans."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--name {name!r} cannot be the name of a folder", mend="use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def _lasting(reference: str, place: Workspace) -> str:
+    """Return what finds the data set from any folder."""
+    return str(Path(place.find_dataset(reference)).resolve())
+
+
+def _serving(field: Field, entries: Sequence[Entry], record: Record) -> list[Entry]:
+    """Return the entries whose network has the data set's dimensions; the others are noted."""
+    served = []
+    for entry in entries:
+        record["entries"][entry.key] = {
+            "name": entry.name, "architecture": entry.architecture.name, "trainer": entry.trainer.name,
+            "recipe": entry.recipe,
+        }  # fmt: skip
+        if field.dims in entry.architecture.kind.dims:
+            served.append(entry)
+        else:
+            record["skipped"][f"{field.name}/{entry.key}"] = f"{entry.architecture.name} has no {field.dims}D form"
+    record.write()
+    return served
+
+
+def _tasks_of(question: Question, field: Field, entries: Sequence[Entry], seed: int, means: Means) -> list[Task]:
+    """Return the runs of one seed that are not finished; what cannot be run is recorded as failed."""
+    record = means.record
+    tasks = []
+    different, twins = distinct(entries, record["datasets"][field.name]["recipe"])
+    for twin in twins:
+        record["skipped"][f"{field.name}/{twin.key}"] = "at this length its own recipe is the common one"
+    for run in runs_of(field.name, different, field.folds, seed):
+        request, error = _request(question, field, run, means)
+        if error is not None:
+            record.put("runs", run.key, {**_about(run), "error": error})
+            continue
+        kept = record["runs"].get(run.key, {})
+        if kept.get("content") == request["content"] and kept.get("status") == "finished":
+            continue
+        begun = kept.get("content") == request["content"]
+        request["restart"] = bool(kept.get("content")) and not begun
+        record["runs"][run.key] = {**_about(run), "content": request["content"], "status": "waiting",
+                                   "steps_asked": request["settings"]["steps"]}  # fmt: skip
+        tasks.append(Task(run.key, "train", request))
+    record.write()
+    return tasks
+
+
+def _request(question: Question, field: Field, run: Run, means: Means) -> tuple[dict[str, Any], str | None]:
+    """Return what the child of a run needs to know, or why there can be none."""
+    record, entry = means.record, run.entry
+    plan = record["plans"][f"{field.name}/{entry.architecture.name}"]
+    if "error" in plan:
+        return {}, f"planning failed: {plan['error']}"
+    costs = record["costs"].get(f"{field.name}/{entry.key}", {"error": "not measured"})
+    if "error" in costs:
+        return {}, f"a step could not be measured: {costs['error']}"
+    try:
+        steps = question.budget.steps(costs)
+    except UserError as error:
+        return {}, str(error)
+    shared = record["datasets"][field.name]["recipe"]
+    recipe = write_recipe(entry, steps, shared, record.folder / "recipes" / field.name / f"{entry.key}.toml")
+    request = request_of(question, field, entry, plan, recipe, run.fold, means)
+    request["settings"] |= {**WATCHING, "steps": steps}
+    request |= {
+        "seed": run.seed,
+        "name": f"{entry.key}-seed{run.seed}",
+        "keep_weights": means.keep_weights,
+        "deterministic": means.deterministic,
+        "content": content_hash(plan["digest"], recipe.read_text(encoding="utf-8"), request["settings"], run.fold,
+                                run.seed, entry.key),
+    }  # fmt: skip
+    return request, None
+
+
+def _about(run: Run) -> dict[str, Any]:
+    return {"dataset": run.dataset, "entry": run.entry.key, "fold": run.fold, "seed": run.seed}
+
+
+def _carry_out(tasks: Sequence[Task], means: Means) -> None:
+    record, total = means.record, len(tasks)
+    ended = 0
+
+    def done(task: Task, outcome: Outcome) -> None:
+        nonlocal ended
+        ended += 1
+        kept = {name: value for name, value in record["runs"][task.key].items() if name not in ("status", "error")}
+        if outcome.answer is None:
+            record.put("runs", task.key, {**kept, "status": "failed", "error": outcome.error})
+            log.warning("%d of %d: %s failed: %s", ended, total, task.key, outcome.error)
+            return
+        folder = Path(outcome.answer["folder"]).relative_to(record.folder)
+        record.put("runs", task.key, {**kept, **outcome.answer, "folder": folder.as_posix(), "status": "finished",
+                                      "seconds": round(outcome.seconds, 1)})  # fmt: skip
+        dice = outcome.answer["means"].get("dice")
+        log.info(
+            "%d of %d: %s: Dice %s after %d steps, %.0f s", ended, total, task.key,
+            "undefined" if dice is None else f"{dice:.4f}", outcome.answer["steps"], outcome.seconds,
+        )  # fmt: skip
+        if ended % 10 == 0:
+            write_tables(record)
+
+    means.carry_out(tasks, done)

@@ -1,0 +1,138 @@
+"""The matrix of runs: entries (network, trainer, recipe) times data sets, folds and seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoseg import plugins
+from autoseg.benchmarking.question import Question
+from autoseg.benchmarking.recipes import PRECISION, own_settings, recipe_of
+from autoseg.errors import UserError
+
+USUAL_TRAINER = "supervised"
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """A network or trainer: its name, what finds it in another process, and its class."""
+
+    name: str
+    reference: str
+    kind: Any
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One competitor."""
+
+    architecture: Plugin
+    trainer: Plugin
+    recipe: str  # "own" or "common"
+
+    @property
+    def name(self) -> str:
+        """Return what people call it: the network, and what else is unusual."""
+        trainer = "" if self.trainer.name == USUAL_TRAINER else f" + {self.trainer.name}"
+        return f"{self.architecture.name}{trainer}{', own recipe' if self.recipe == 'own' else ''}"
+
+    @property
+    def key(self) -> str:
+        """Return a name for files."""
+        return f"{self.architecture.name}-{self.trainer.name}-{self.recipe}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: an entry on a fold of a data set, with a seed."""
+
+    dataset: str
+    entry: Entry
+    fold: str
+    seed: int
+
+    @property
+    def key(self) -> str:
+        """Return the name of the run in the record."""
+        return f"{self.dataset}/{self.entry.key}/fold_{self.fold}/seed_{self.seed}"
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {self.entry.name}, fold {self.fold}, seed {self.seed}"
+
+
+def find_all(kind: plugins.Kind, references: Sequence[str], root: Path) -> tuple[list[Plugin], dict[str, str]]:
+    """Return the plug-ins asked for, each once, and {name: reason} of those that cannot be loaded.
+
+    An unknown name is a UserError with the closest ones.
+    """
+    if kind == "architecture" and tuple(references) == (ALL,):
+        references = [found.name for found in plugins.list_plugins(kind, root)]
+    loaded: dict[str, Plugin] = {}
+    broken: dict[str, str] = {}
+    for reference in references:
+        found = plugins.find(kind, reference, root)
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", found.name):
+            raise UserError(f"{kind} {found.name!r} cannot be part of a file name", where=found.path)
+        other = loaded.get(found.name)
+        if other is not None and other.reference != found.reference:
+            raise UserError(
+                f"two {kind}s are called {found.name!r}: {other.reference} and {found.reference}", mend="rename one"
+            )
+        try:
+            loaded[found.name] = Plugin(found.name, found.reference, plugins.load(kind, reference, root))
+        except UserError as error:
+            broken[found.name] = str(error)
+    return list(loaded.values()), broken
+
+
+def entries_of(question: Question, architectures: Sequence[Plugin], trainers: Sequence[Plugin]) -> list[Entry]:
+    """Return the competitors; where nobody chose a recipe, own and common are the same and one entry."""
+    from autoseg.training import Trainer
+
+    for trainer in trainers:
+        if not trainer.kind.needs_labels:
+            raise UserError(
+                f"trainer {trainer.name!r} is a pretraining method and predicts no labels", mend="leave it out"
+            )
+    entries = []
+    for trainer in trainers:
+        for architecture in architectures:
+            kinds = ["common"]
+            if own_settings(architecture.kind, trainer.kind, Trainer):
+                kinds = ["own", "common"] if question.recipes == "both" else [question.recipes]
+            entries += [Entry(architecture, trainer, kind) for kind in kinds]
+    return entries
+
+
+def content_of(entry: Entry, steps: int, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the entry's recipe file."""
+    from autoseg.training import Trainer
+
+    return recipe_of(entry.recipe, steps, shared, entry.architecture.kind, entry.trainer.kind, Trainer)
+
+
+def distinct(entries: Sequence[Entry], shared: Mapping[str, Any]) -> tuple[list[Entry], list[Entry]]:
+    """Return the entries that differ, and those whose own recipe comes out as the common one, which is there, too."""
+    common = {(entry.architecture.name, entry.trainer.name): entry for entry in entries if entry.recipe == "common"}
+    different, twins = [], []
+    for entry in entries:
+        twin = common.get((entry.architecture.name, entry.trainer.name), entry)
+        same = twin is not entry and _plain(entry, shared) == _plain(twin, shared)
+        (twins if same else different).append(entry)
+    return different, twins
+
+
+def _plain(entry: Entry, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the recipe without what the network needs in any case."""
+    recipe = content_of(entry, 1000, shared)
+    return {name: value for name, value in recipe.items() if name != PRECISION}
+
+
+def runs_of(dataset: str, entries: Sequence[Entry], folds: Sequence[str], seed: int) -> Iterator[Run]:
+    """Yield the runs of one seed on a data set."""
+    for fold in folds:
+        yield from (Run(dataset, entry, fold, seed) for entry in entries)

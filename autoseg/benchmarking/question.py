@@ -1,0 +1,69 @@
+"""What is asked: which methods, on which data, with how much of what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from autoseg.benchmarking.budget import Budget
+from autoseg.errors import UserError
+
+Recipes = Literal["own", "common", "both"]
+RECIPES: tuple[Recipes, ...] = ("own", "common", "both")
+DATA_SIDE = ("augmentation", "mirror", "foreground_fraction", "batch_size", "accumulate")  # the same for every method
+
+
+@dataclass(frozen=True)
+class Question:
+    """The lists may grow from call to call of one campaign; the rest makes the campaign what it is."""
+
+    datasets: tuple[str, ...]
+    architectures: tuple[str, ...]
+    budget: Budget
+    trainers: tuple[str, ...] = ("supervised",)
+    recipes: Recipes = "both"
+    folds: str = "0"
+    seeds: int = 3
+    configuration: str | None = None  # None: 3d_fullres, or 2d for 2D images
+    planner: str = "auto"
+    plans: str | None = None  # existing plans that all networks are trained by; None: one plan per network
+    gpu_memory: float | None = None  # GiB to plan for
+    plan_for: float | None = None  # seconds of training to plan for; None: the budget, where that is a time
+    settings: Mapping[str, Any] = field(default_factory=dict)  # of the trainer, for all runs alike
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise UserError("there is no data set to compare on", mend="name one or more: autoseg benchmark DATASET")
+        if not self.architectures:
+            raise UserError(
+                "there is nothing to compare", mend="name networks: --architectures plain_unet primus, or all"
+            )
+        if self.recipes not in RECIPES:
+            raise UserError(f"--recipes {self.recipes!r} is unknown", mend=f"use one of: {', '.join(RECIPES)}")
+        if self.seeds < 1:
+            raise UserError(f"--seeds {self.seeds} is no number of runs", mend="use 1 or more; 3 show the noise")
+        for name, option in (("steps", "--budget"),):
+            if name in self.settings:
+                raise UserError(f"--set {name} is what the budget decides", mend=f"use {option}")
+
+    def fixed(self) -> dict[str, Any]:
+        """Return what two calls must share to be one campaign, as values for JSON."""
+        return {
+            "equal": self.budget.equal,
+            "budget": self.budget.amount,
+            "configuration": self.configuration,
+            "planner": self.planner,
+            "plans": self.plans,
+            "gpu_memory": self.gpu_memory,
+            "plan_for": self.plan_for,
+            "settings": {name: str(value) for name, value in sorted(self.settings.items())},
+            "device": self.device.partition(":")[0],
+        }
+
+    def seconds_to_plan_for(self) -> float | None:
+        """Return the training seconds of one run that its plan is made for, None without a limit."""
+        if self.plan_for is not None or self.budget.equal != "time":
+            return self.plan_for
+        return self.budget.amount

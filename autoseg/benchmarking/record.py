@@ -1,0 +1,55 @@
+"""The campaign's record, `benchmark.json`: what was asked, planned, measured and run; every change is written."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import autoseg
+from autoseg.errors import UserError
+from autoseg.storage import read_json, write_json
+
+RECORD_FILE = "benchmark.json"
+RUNS = "runs"  # folder of the runs
+SECTIONS = ("datasets", "entries", "plans", "costs", "runs", "skipped")
+
+
+class Record:
+    """A dict of sections in a file."""
+
+    def __init__(self, folder: Path, content: dict[str, Any]):
+        self.folder, self.content = folder, content
+
+    @classmethod
+    def open(cls, folder: Path, name: str, fixed: Mapping[str, Any], *, threads: int) -> Record:
+        """Return the record in `folder`, new if there is none; one of another question is a UserError."""
+        file = folder / RECORD_FILE
+        if not file.is_file():
+            content = {"format": 1, "name": name, "autoseg": autoseg.__version__, "threads": threads,
+                       "question": dict(fixed), **{section: {} for section in SECTIONS}}  # fmt: skip
+            return cls(folder, content)
+        content = read_json(file)
+        if not isinstance(content, dict) or content.get("format") != 1 or not {*SECTIONS} <= {*content}:
+            raise UserError("not the record of a benchmark", where=file, mend="choose another --name or --output")
+        kept = content["question"]
+        for key, value in fixed.items():
+            if kept.get(key) != value:
+                raise UserError(
+                    f"this campaign has {key.replace('_', ' ')} {kept.get(key)!r}, not {value!r}",
+                    where=file,
+                    mend="choose another --name or --output for another question",
+                )
+        return cls(folder, content)
+
+    def __getitem__(self, section: str) -> Any:
+        return self.content[section]
+
+    def put(self, section: str, key: str, value: Mapping[str, Any]) -> None:
+        """Set one entry of a section and write the file."""
+        self.content[section][key] = dict(value)
+        self.write()
+
+    def write(self) -> None:
+        """Write the file."""
+        write_json(self.folder / RECORD_FILE, self.content)

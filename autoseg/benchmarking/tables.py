@@ -1,0 +1,89 @@
+"""The two CSV files: one row per run, and one row per run, case and label."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from autoseg.benchmarking.record import Record
+from autoseg.storage import read_json, write_text
+
+RUNS_FILE, CASES_FILE = "runs.csv", "cases.csv"
+METRICS = ("dice", "iou", "hd95", "nsd")
+GIB = 2**30
+
+
+def write_tables(record: Record) -> None:
+    """Write `runs.csv` and `cases.csv` from the record and the scores of the runs."""
+    rows = [run_row(record, run) for run in record["runs"].values() if "dataset" in run]
+    write_text(record.folder / RUNS_FILE, _csv(rows))
+    write_text(record.folder / CASES_FILE, _csv(list(_case_rows(record))))
+
+
+def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
+    """Return one row of `runs.csv`."""
+    entry = record["entries"].get(run["entry"], {})
+    plan = record["plans"].get(f"{run['dataset']}/{entry.get('architecture')}", {})
+    costs = record["costs"].get(f"{run['dataset']}/{run['entry']}", {})
+    means = run.get("means", {})
+    return {
+        "dataset": run["dataset"],
+        "configuration": record["datasets"].get(run["dataset"], {}).get("configuration"),
+        "entry": entry.get("name"),
+        "architecture": entry.get("architecture"),
+        "trainer": entry.get("trainer"),
+        "recipe": entry.get("recipe"),
+        "fold": run["fold"],
+        "seed": run["seed"],
+        "status": run.get("status", "failed"),
+        **{metric: means.get(metric) for metric in METRICS},
+        "cases": run.get("cases"),
+        "steps": run.get("steps"),
+        "step_seconds": costs.get("seconds"),
+        "parameters": run.get("parameters", costs.get("parameters")),
+        "step_flops": costs.get("step_flops"),
+        "forward_flops": costs.get("forward_flops"),
+        "train_seconds": run.get("train_seconds"),
+        "train_cpu_seconds": run.get("train_cpu_seconds"),
+        "inference_seconds_per_case": run.get("inference_seconds"),
+        "inference_cpu_seconds_per_case": run.get("inference_cpu_seconds"),
+        "peak_gib_of_training": _gib(costs.get("peak_bytes")),
+        "peak_gib_of_run": _gib(run.get("peak_bytes")),
+        "patch": " ".join(map(str, plan.get("patch_size", []))),
+        "batch": plan.get("batch_size"),
+        "precision": run.get("precision"),
+        "threads": costs.get("threads"),
+        "device": costs.get("device"),
+        "error": run.get("error"),
+    }
+
+
+def scores_of(record: Record, run: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return case -> label -> metric -> value of a finished run."""
+    return read_json(record.folder / run["folder"] / "validation" / "summary.json")["cases"]
+
+
+def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
+    for run in record["runs"].values():
+        if run.get("status") != "finished":
+            continue
+        about = {"dataset": run["dataset"], "entry": record["entries"][run["entry"]]["name"], "fold": run["fold"],
+                 "seed": run["seed"]}  # fmt: skip
+        for case, named in scores_of(record, run).items():
+            for label, scores in named.items():
+                yield {**about, "case": case, "label": label, **{metric: scores.get(metric) for metric in METRICS}}
+
+
+def _csv(rows: Sequence[dict[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
+    return text.getvalue()
+
+
+def _gib(count: float | None) -> float | None:
+    return None if count is None else round(count / GIB, 3)
