@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.normalization import make_norm
+from autoseg.architectures.blocks.strided_projection import strided_projection
 from torch import Tensor, nn
 
 STEM_KERNEL = 7
@@ -119,8 +120,8 @@ class ResNet(nn.Module):
 def _projection(before: int, after: int, stride: Sequence[int], norm: str) -> nn.Module:
     if before == after and max(stride) == 1:
         return nn.Identity()
-    conv, _, _ = conv_classes(len(stride))
-    return nn.Sequential(conv(before, after, 1, tuple(stride), bias=False), make_norm(len(stride), norm, after))
+    projection = strided_projection(before, after, tuple(stride), bias=False)
+    return nn.Sequential(projection, make_norm(len(stride), norm, after))
 
 
 def _draw_weights(module: nn.Module) -> None:
