@@ -28,6 +28,7 @@ from collections.abc import Sequence
 import torch
 from autoseg.architectures.blocks.dilated_attention import DilatedStage
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.patch_merging import PatchExpanding, PatchMerging
 from autoseg.architectures.blocks.patch_strides import strides_from_patch
 from autoseg.architectures.blocks.self_attention import common_heads
@@ -43,7 +44,6 @@ WIDTH = 96  # published, of the first stage
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published width is scaled by
 HEAD_WIDTH = 32
 GROUP = (2, 8, 8)
-WEIGHT_STD = 0.02
 
 
 @register.architecture("d_former")
@@ -74,7 +74,7 @@ class DFormer(Architecture):
         self.last_norm = nn.LayerNorm(widths[0]) if stages > 1 else nn.Identity()
         heads = max(1, stages - 1) if spec.deep_supervision else 1
         self.heads = nn.ModuleList(Head(width, strides[0], spec.num_outputs) for width in widths[:heads])
-        self.apply(_draw_weights)
+        self.apply(draw_linear)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -156,10 +156,3 @@ def read_group(spec: NetworkSpec, given: Sequence[int] | None) -> tuple[int, ...
     if len(group) != spec.dims or min(group) < 1:
         raise UserError(f"group must have {spec.dims} positive entries, got {given}", where="network.options")
     return group
-
-
-def _draw_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

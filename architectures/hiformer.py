@@ -31,11 +31,13 @@ import torch
 from autoseg.architectures.blocks.class_attention import ClassAttention
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.gated_cross_attention import pooling
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.patch_merging import PatchMerging
 from autoseg.architectures.blocks.patch_strides import grids, patch_strides
 from autoseg.architectures.blocks.resnet import BasicBlock, Bottleneck, ResNet
 from autoseg.architectures.blocks.self_attention import TransformerLayer
+from autoseg.architectures.blocks.vit import fit_positions
 from autoseg.architectures.blocks.window_attention import SwinStage
 from torch import Tensor, nn
 
@@ -117,7 +119,7 @@ class HiFormer(Architecture):
         self.fusion = DoubleLevelFusion(widths[0], widths[-1], size, options["max_tokens"])
         self.norms = nn.ModuleList(nn.LayerNorm(widths[end]) for end in ends)
         self.decoder = Decoder(spec)
-        self.apply(_draw_weights)
+        self.apply(draw_linear)
         for table in self.positions:
             nn.init.trunc_normal_(table, std=0.02)
 
@@ -264,18 +266,8 @@ def resize_positions(table: Tensor, planned: Sequence[int], shape: Sequence[int]
     """Return a table (1, 1 + N, C) for the planned grid interpolated to another grid; the first entry stays."""
     if tuple(planned) == tuple(shape):
         return table
-    mode = ("bilinear", "trilinear")[len(planned) - 2]
-    patches = table[:, 1:].mT.unflatten(2, tuple(planned))
-    patches = nn.functional.interpolate(patches, size=tuple(shape), mode=mode, align_corners=False)
-    return torch.cat([table[:, :1], patches.flatten(2).mT], 1)
+    return torch.cat([table[:, :1], fit_positions(table[:, 1:], planned, shape)], 1)
 
 
 def _change(before: int, after: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(before), nn.GELU(), nn.Linear(before, after))
-
-
-def _draw_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -16,7 +16,8 @@ No positions, so any image that is a multiple of the total stride can be predict
 resolution: deep supervision changes nothing. Options: width (64), depths (2, 2, 2, 2), decoder_depth (2), reductions
 (one number per stage; null: as above), large_kernels (false; true: 21 everywhere, which the count below has).
 
-Recipe, used unless others are given: AdamW, learning rate 5e-4, weight decay 0.05, gradient clip 1.
+Recipe, used unless others are given: AdamW, learning rate 5e-4, weight decay 0.05, gradient clip 1 (the card's; the
+paper's is not readable).
 Parameters in 2D with one channel, nine outputs: the card's 31 872 265, here 31 859 465,
 and with large_kernels 31 872 265.
 """
@@ -26,6 +27,7 @@ from __future__ import annotations
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.efficient_attention import EfficientAttention
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.patch_merging import PatchExpanding
 from autoseg.architectures.blocks.patch_strides import grids, patch_strides
 from autoseg.architectures.blocks.reduced_attention import ReducedAttention, reduction_for
@@ -217,10 +219,8 @@ def _kernel(spec: NetworkSpec, stage: int, edge: int) -> tuple[int, ...]:
 
 
 def _draw_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-    elif isinstance(module, nn.Conv2d | nn.Conv3d):
+    draw_linear(module)
+    if isinstance(module, nn.Conv2d | nn.Conv3d):
         out = module.weight[0, 0].numel() * module.out_channels // module.groups
         nn.init.normal_(module.weight, std=(2 / out) ** 0.5)
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.Conv3d) and module.bias is not None:
         nn.init.zeros_(module.bias)
