@@ -75,6 +75,36 @@ def test_positions_come_from_the_convolution_alone():
         torch.testing.assert_close(stage(shuffled), wanted)
 
 
+def test_step_by_step():
+    """Embedding, norms, mergings, joins and head around the blocks."""
+    torch.manual_seed(0)
+    network = make("d_former", make_spec(2, 3, patch=(16, 16), base=8, group=[4, 4])).double().eval()
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)):
+        torch.nn.init.normal_(norm.bias)
+    for join in network.joins:
+        torch.nn.init.normal_(join.weight)
+    x, conv = torch.randn(1, 1, 16, 16).double(), torch.nn.functional.conv2d
+
+    def run(stage, tokens):
+        position = conv(tokens.permute(0, 3, 1, 2), stage.position.weight, stage.position.bias, padding=1, groups=width)
+        return stage.blocks(tokens + position.permute(0, 2, 3, 1))
+
+    width = 24
+    skip = network.embed_norm(conv(x, network.embed.weight, network.embed.bias, 2).permute(0, 2, 3, 1))
+    y, merge = run(network.encoder[0], skip), network.merges[0]
+    y = torch.cat([y[:, a::2, b::2] for a in (0, 1) for b in (0, 1)], -1)  # (0, 0), (0, 1), (1, 0), (1, 1)
+    width, y = 48, torch.nn.functional.linear(merge.norm(y), merge.reduction.weight)
+    y = network.bottom_norm(run(network.encoder[1], y))
+    for found, wanted in zip(network.encode(x), (skip, y), strict=True):
+        torch.testing.assert_close(found, wanted.permute(0, 3, 1, 2))
+    width, y = 24, network.joins[0](torch.cat([network.expands[0](y), skip], -1))
+    y = network.last_norm(run(network.decoder[0], y))
+    head = network.heads[0]
+    torch.testing.assert_close(network(x), conv(head.expand(y).permute(0, 3, 1, 2), head.conv.weight))
+    assert head.conv.bias is None
+    assert head.expand.expand.out_features == 4 * 24
+
+
 def test_another_size_than_planned():
     torch.manual_seed(0)
     network = make("d_former", make_spec(2, 4, patch=(32, 32), base=8)).eval()

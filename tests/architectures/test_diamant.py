@@ -82,6 +82,13 @@ def test_without_maps_it_is_a_u_net_of_the_image():
         torch.testing.assert_close(network.heads[0](y), logits)
 
 
+def test_resolution_falls_by_the_maximum():
+    pools = with_channels().pools
+    assert [(type(pool).__name__, pool.kernel_size, pool.stride) for pool in pools] == [
+        ("MaxPool2d", (2, 2), (2, 2))
+    ] * 2
+
+
 def test_maps_of_a_file_are_those_of_the_channels(vit_file):
     torch.manual_seed(0)
     computing = make("diamant", make_spec(2, 3, patch=(16, 16), base=4, vit_file=str(vit_file))).eval()

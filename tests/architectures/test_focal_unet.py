@@ -57,6 +57,42 @@ def test_skips_are_the_inputs_of_the_stages():
     assert not torch.equal(network.encode(x)[1], skips[1])
 
 
+def to_last(x):
+    return x.permute(0, 2, 3, 1)
+
+
+def to_first(x):
+    return x.permute(0, 3, 1, 2)
+
+
+def test_step_by_step():
+    """Embedding, norms, joins and head around the blocks."""
+    network, x = make(make_spec(2, stages=3, patch=(16, 16), base=4)).double().eval(), torch.randn(1, 1, 16, 16)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)):
+        torch.nn.init.normal_(norm.bias)
+    for layer in network.joins:
+        torch.nn.init.normal_(layer.weight)
+    x, conv, transposed = x.double(), torch.nn.functional.conv2d, torch.nn.functional.conv_transpose2d
+    embed, down, up = network.patch_embed, network.layers[0]["downsample"], network.ups[0]
+    first = to_first(embed.norm(to_last(conv(x, embed.proj.weight, embed.proj.bias, 2))))
+    y = to_first(network.layers[0]["blocks"](to_last(first)))
+    y = to_first(down.norm(to_last(conv(y, down.proj.weight, down.proj.bias, 2))))
+    y = to_first(network.norm(network.layers[1]["blocks"](to_last(y))))
+    for found, wanted in zip(network.encode(x), (first, y), strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = to_first(up.norm(to_last(transposed(y, up.proj.weight, up.proj.bias, 2))))
+    y = network.last_norm(network.decoder[0](network.joins[0](to_last(torch.cat([y, first], 1)))))
+    y = transposed(to_first(y), network.expand.weight, network.expand.bias, 2)
+    assert network.head.bias is None
+    torch.testing.assert_close(network(x), conv(y, network.head.weight, padding=3))
+
+
+def test_initial_values():
+    block = make(make_spec(2, stages=3, patch=(16, 16), base=16)).layers[1]["blocks"][0]
+    assert block.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (block.modulation.f.bias == 0).all()
+
+
 def test_small_plans_have_small_patches_or_fewer_stages():
     strides = [FocalUNet.adapt_spec(make_spec(2, stages=n, patch=(64, 64))).strides for n in (8, 6, 5, 3)]
     assert strides == [

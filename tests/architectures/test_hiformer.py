@@ -72,6 +72,62 @@ def test_the_summary_of_one_level_informs_the_patches_of_the_other():
     assert ((after[0] - before[0]).abs().amax(-1) > 1e-12).all()
 
 
+def test_the_fusion_by_definition():
+    fusion = tiny().fusion.double()
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    sequences = [torch.randn(2, 65, 12).double(), torch.randn(2, 17, 48).double()]
+    assert [type(layer).__name__ for layer in fusion.there[0]] == ["LayerNorm", "GELU", "Linear"]
+    assert [type(layer).__name__ for layer in fusion.back[0]] == ["LayerNorm", "GELU", "Linear"]
+    for branch, found in enumerate(fusion(sequences, [(8, 8), (4, 4)])):
+        own, other = sequences[branch], sequences[1 - branch]
+        summary = fusion.there[branch](own[:, :1])
+        joined = fusion.norms[branch](torch.cat([summary, other[:, 1:]], 1))
+        tokens = torch.cat([fusion.back[branch](summary + fusion.cross[branch](joined)), own[:, 1:]], 1)
+        for layer in fusion.layers[branch]:
+            tokens = layer(tokens)
+        torch.testing.assert_close(found, tokens)
+
+
+def test_the_decoder_by_definition():
+    decoder = tiny().decoder.double()
+    fine, coarse = torch.randn(1, 12, 16, 16).double(), torch.randn(1, 48, 4, 4).double()
+
+    def unit(layers, x):
+        conv, norm, _ = layers
+        x = torch.nn.functional.conv2d(x, conv.weight, padding=1)
+        return torch.relu(torch.nn.functional.group_norm(x, 4, norm.weight, norm.bias))
+
+    def double(x):
+        return torch.nn.functional.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+    low = coarse
+    for layers in decoder.coarse:
+        low = double(unit(layers, low))
+    y = torch.relu(decoder.reduce[0](unit(decoder.fine, fine) + low))
+    wanted = torch.nn.functional.conv2d(double(y), decoder.head.weight, decoder.head.bias, padding=1)
+    torch.testing.assert_close(decoder(fine, coarse), wanted)
+
+
+def test_levels_are_normalised_and_lose_their_summary():
+    network, x = tiny(dlf="released"), torch.randn(1, 1, 32, 32)
+    for norm in network.norms:
+        torch.nn.init.normal_(norm.bias)
+    seen = []
+    network.merge[0].register_forward_hook(lambda module, inputs, output: seen.append(inputs[0]))
+    fine = network.encode(x)[0]
+    tokens = seen[0].flatten(1, 2) + network.positions[0][:, 1:]
+    torch.testing.assert_close(fine.flatten(2).mT, network.norms[0](tokens))
+
+
+def test_initial_values():
+    network = make(make_spec(2, stages=4, patch=(32, 32), base=32)).eval()
+    layer = network.fusion.layers[1][0]
+    assert layer.mlp.fc1.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert (layer.mlp.fc1.bias == 0).all()
+    assert network.positions[0].std().item() == pytest.approx(0.02, rel=0.05)
+
+
 def test_without_residual_branches_the_tokens_count_twice():
     network, x = tiny(), torch.randn(1, 1, 32, 32)
     for block in network.swin[0].blocks:

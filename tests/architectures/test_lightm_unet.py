@@ -54,6 +54,32 @@ def test_the_layer_by_its_definition():
     torch.testing.assert_close(layer(x), wanted.reshape(2, 3, 4, 4).permute(0, 3, 1, 2))
 
 
+def test_the_residual_block_by_its_definition():
+    torch.manual_seed(0)
+    block, x = lightm_unet.ResidualMamba(8, 4), torch.randn(2, 8, 3, 4)
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.bias)
+    y = block.mix1(torch.relu(torch.nn.functional.group_norm(x, 4, block.norm1.weight, block.norm1.bias)))
+    y = block.mix2(torch.relu(torch.nn.functional.group_norm(y, 4, block.norm2.weight, block.norm2.bias)))
+    torch.testing.assert_close(block(x), x + y)
+
+
+def test_step_by_step():
+    torch.manual_seed(0)
+    network = make("lightm_unet", make_spec(2, 3, patch=(8, 8), base=8)).eval()
+    entry, x = network.entry, torch.randn(1, 1, 8, 8)
+    y = torch.nn.functional.conv2d(x, entry[0].weight, padding=1)
+    first = network.stages[0](torch.nn.functional.conv2d(y, entry[1].weight))
+    second = network.stages[1](network.downs[0](first))
+    third = network.stages[2](network.downs[1](second))
+    for found, wanted in zip(network.encode(x), (first, second, third), strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = network.ups[0](network.ups[1](third, second), first)
+    assert [type(layer).__name__ for layer in network.head] == ["GroupNorm", "ReLU", "Sequential"]
+    assert network.head[2][0].kernel_size == (1, 1)
+    torch.testing.assert_close(network(x), network.head(y))
+
+
 def test_without_scan_and_scale_the_layer_gives_its_bias():
     layer = lightm_unet.MambaLayer(8, 4)
     torch.nn.init.zeros_(layer.scale)

@@ -125,6 +125,62 @@ def test_convolutional_attention_step_by_step():
     torch.testing.assert_close(layer(u), u + layer.leave(layer.mix(total) * z))
 
 
+def test_the_block_by_definition():
+    torch.manual_seed(0)
+    block, x = Block(2, 4, 2, (0, 1), "batch", 0.0).double().eval(), torch.randn(1, 4, 9, 9).double()
+    for parameter in (block.scale1, block.scale2, block.norm1.bias, block.norm2.bias):
+        torch.nn.init.normal_(parameter)
+    enter, near, _, leave = block.mlp
+    y = x + block.scale1 * block.attention(block.norm1(x))
+    hidden = torch.nn.functional.conv2d(enter(block.norm2(y)), near.weight, near.bias, padding=1, groups=8)
+    torch.testing.assert_close(block(x), y + block.scale2 * leave(torch.nn.functional.gelu(hidden)))
+
+
+def test_the_head_by_definition():
+    torch.manual_seed(0)
+    network = make("mcanet", make_spec(2, 4, patch=(32, 32), base=16)).double().eval()
+    head, functional = network.head, torch.nn.functional
+    for norm in (module for module in head.modules() if isinstance(module, torch.nn.GroupNorm)):
+        torch.nn.init.normal_(norm.bias)
+    features = network.encode(torch.randn(1, 1, 32, 32).double())
+    assert [feature.shape[1] for feature in features] == [16, 32, 80]
+
+    def larger(x, size):
+        return functional.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+    def unit(layers, x):  # convolution, group norm, ReLU
+        conv, norm, _ = layers
+        x = functional.conv2d(x, conv.weight, padding=conv.kernel_size[0] // 2, groups=conv.groups)
+        return torch.relu(functional.group_norm(x, norm.num_groups, norm.weight, norm.bias))
+
+    y = unit(head.squeeze, torch.cat([larger(x, (16, 16)) for x in features[1:]], 1))
+    y = torch.cat([head.attention(y), features[0]], 1)
+    layers = list(head.refine)
+    assert [layer.kernel_size for layer in layers[::3]] == [(3, 3), (1, 1)] * 2
+    assert [layer.groups for layer in layers[::3]] == [48, 1, 80, 1]
+    for start in range(0, 12, 3):
+        y = unit(layers[start : start + 3], y)
+    logits = head.out(unit(head.align, y))
+    torch.testing.assert_close(head(features), logits)
+    torch.testing.assert_close(network.decode(features), larger(logits, (32, 32)))
+
+
+def test_the_stem_and_the_stages():
+    torch.manual_seed(0)
+    network = make("mcanet", make_spec(2, 5, patch=(64, 64), base=16)).eval()
+    kinds = [type(layer).__name__ for layer in network.stages[0][0]]
+    assert kinds == ["Conv2d", "BatchNorm2d", "GELU", "Conv2d", "BatchNorm2d"]
+    assert [type(layer).__name__ for layer in network.stages[1][0]] == ["Conv2d", "BatchNorm2d"]
+    x = torch.randn(1, 1, 64, 64)
+    first = network.stages[0](x)
+    for found, wanted in zip(network.encode(x), (first, network.stages[1](first)), strict=False):
+        torch.testing.assert_close(found, wanted)
+    mlp = network.stages[2][1].mlp
+    assert mlp[0].weight.std().item() == pytest.approx((2 / (4 * 80)) ** 0.5, rel=0.05)
+    assert mlp[1].weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+    assert (mlp[0].bias == 0).all()
+
+
 def test_drop_path_rises_and_scales_start_small():
     rates = [layer.drop_path.rate for stage in published().stages for layer in stage if isinstance(layer, Block)]
     assert len(rates) == 13

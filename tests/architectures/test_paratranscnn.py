@@ -63,8 +63,13 @@ def test_the_layer_by_definition():
     assert layer.mlp.fc1.out_features == 32
     middle = tokens + layer.attention(layer.norm_attention(tokens))
     torch.testing.assert_close(layer(tokens), middle + layer.mlp(layer.norm_mlp(middle)))
-    dropped = Layer(16, 2, 1.0)(tokens) - tokens  # all is dropped while training
-    assert dropped.abs().max() == 0
+    layer.train()
+    for parts in ((layer.branch_dropout,), (layer.attention.dropout,)):  # either drops the attention's whole branch
+        for module in layer.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = float(module in parts)
+        torch.testing.assert_close(layer(tokens), tokens + layer.mlp(layer.norm_mlp(tokens)))
+    assert [Layer(16, 2, 0.1).branch_dropout.p, Layer(16, 2, 0.1).mlp.drop.p] == [0.1, 0.1]
 
 
 @pytest.mark.parametrize("encoder", ["cnn", "transformers"])
@@ -78,6 +83,27 @@ def test_both_encoders_matter(encoder):
     assert after.isfinite().all()
     assert (after - before).abs().max() > 1e-4
     assert after.std() > 1e-4
+
+
+def test_step_by_step():
+    """Both encoders, their fusion and the decoder around convolutions and transformers."""
+    spec = make_spec(2, stages=5, patch=(32, 32), base=4, depth=1)
+    network, x = make(spec).double().eval(), torch.randn(1, 1, 32, 32).double()
+    maps, y, fused = network.cnn(x), x, []
+    for level in range(3):
+        embed = network.embeddings[level]
+        y = torch.nn.functional.conv2d(y, embed.weight, embed.bias, (4, 2, 2)[level])
+        size = y.shape[2:]
+        y = network.transformers[level](y.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, size)
+        joined = torch.cat([y, maps[1 + level]], 1)
+        fused.append(joined * network.excite[level].scale(joined)[..., None, None])
+    for found, wanted in zip(network.encode(x), fused, strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = network.ups["2"](network.convs["2"](fused[2]))
+    y = network.ups["1"](network.convs["1"](torch.cat([fused[1], y], 1)))
+    y = network.ups["0"](network.convs["0"](torch.cat([fused[0], y], 1)))
+    torch.testing.assert_close(network(x), network.head(y))
+    assert [network.ups[level].stride for level in "210"] == [(2, 2), (2, 2), (4, 4)]
 
 
 def test_zero_weights_halve_every_channel():

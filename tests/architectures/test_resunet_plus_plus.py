@@ -106,6 +106,29 @@ def test_attention_step_by_step():
     torch.testing.assert_close(layer(skip, x), expected)
 
 
+def test_step_by_step():
+    """Bridge, decoder and the way to the output around the units."""
+    torch.manual_seed(0)
+    network = make("resunet_plus_plus", make_spec(2, 3, patch=(16, 16), base=8)).double().eval()
+    x = torch.randn(1, 1, 16, 16).double()
+    first = network.encoder[0](x)
+    second = network.encoder[1](first)
+    y = network.bridge(network.encoder[2](second))
+    for found, wanted in zip(network.encode(x), (first, second, y), strict=True):
+        torch.testing.assert_close(found, wanted)
+    for step, skip in ((network.decoder[1], second), (network.decoder[0], first)):
+        y = step.attention(skip, y).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        y = step.unit(torch.cat([y, skip], 1))
+    torch.testing.assert_close(network(x), network.heads[0](network.aspp(y)))
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    layer = make("resunet_plus_plus", make_spec(2, 3, patch=(16, 16), base=64)).encoder[2].excite.reduce
+    assert layer.weight.shape == (16, 128)
+    assert layer.weight.std().item() == pytest.approx((2 / 128) ** 0.5, rel=0.05)  # He's, normal
+
+
 def test_a_coarse_axis_keeps_its_size():
     strides = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
     network = make("resunet_plus_plus", make_spec(strides=strides, patch=(6, 16, 16), base=8)).eval()

@@ -64,6 +64,57 @@ def test_the_mixed_perceptron_by_definition():
     torch.testing.assert_close(ffn(x), ffn.out(torch.nn.functional.gelu(ffn.norm(z.movedim(1, -1) + u))))
 
 
+def test_the_interaction_by_definition():
+    torch.manual_seed(0)
+    module = InterScaleInteraction(3, [((k, k), (d, d)) for k, d in LARGE]).double()
+    e, g = torch.randn(2, 1, 3, 25, 24).double()
+    conv, (near, far, mix) = torch.nn.functional.conv2d, module.attention
+    z = conv(torch.cat([e, g], 1), module.fuse.weight, module.fuse.bias)
+    a = conv(z, near.weight, near.bias, padding=2, groups=3)
+    a = conv(a, far.weight, far.bias, padding=9, dilation=3, groups=3)
+    a = conv(a, mix.weight, mix.bias)
+    torch.testing.assert_close(module(e, g), conv(a * z, module.out.weight, module.out.bias) + z)
+
+
+def test_the_block_attends_over_space_then_over_channels():
+    torch.manual_seed(0)
+    block, x = transdae.DualAttentionBlock(8, 2, (2, 2), (3, 3)).double(), torch.randn(2, 4, 6, 8).double()
+    for norm in block.norms:
+        torch.nn.init.normal_(norm.weight)
+    y = x + block.space(block.norms[0](x))
+    y = y + block.ffn1(block.norms[1](y))
+    y = y + block.channels(block.norms[2](y).reshape(2, 24, 8)).reshape(2, 4, 6, 8)
+    torch.testing.assert_close(block(x), y + block.ffn2(block.norms[3](y)))
+
+
+def test_step_by_step():
+    """Embedding, norms, expansions, skips and head around the blocks."""
+    network, x = make(make_spec(2, stages=3, patch=(16, 16), base=8)).double().eval(), torch.randn(1, 1, 16, 16)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)):
+        torch.nn.init.normal_(norm.bias)
+    y, skips = x.double(), []
+    for embed, blocks, norm, kernel in zip(network.embeddings, network.encoder, network.norms, (7, 3), strict=True):
+        y = torch.nn.functional.conv2d(y, embed.conv.weight, embed.conv.bias, 2, kernel // 2)
+        y = norm(blocks(embed.norm(y.permute(0, 2, 3, 1)))).permute(0, 3, 1, 2)
+        skips.append(y)
+    for found, wanted in zip(network.encode(x.double()), skips, strict=True):
+        torch.testing.assert_close(found, wanted)
+    up = network.ups[0](skips[1].permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    y = network.decoder[0](network.skips[0](skips[0], up).permute(0, 2, 3, 1))
+    y = network.expand(y).permute(0, 3, 1, 2)
+    torch.testing.assert_close(network(x.double()), network.head(y))
+
+
+def test_initial_values():
+    network = make(make_spec(2, stages=3, patch=(16, 16), base=16))
+    ffn = network.encoder[1][0].ffn1
+    assert ffn.enter.weight.std().item() == pytest.approx(0.02, rel=0.05)
+    assert ffn.conv.weight.std().item() == pytest.approx((2 / 9) ** 0.5, rel=0.1)
+    assert network.embeddings[1].conv.weight.std().item() == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.1)
+    assert (ffn.enter.bias == 0).all()
+    assert (ffn.conv.bias == 0).all()
+
+
 @pytest.mark.parametrize("kind", ["space", "channels"])
 def test_both_attentions_matter(kind):
     network, x = make(make_spec(2, stages=3, patch=(16, 16), base=16)).eval(), torch.randn(1, 1, 16, 16)

@@ -63,6 +63,27 @@ def test_options_train(options, dims):
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
+@pytest.mark.parametrize("skip_ffc", [False, True])
+def test_step_by_step(skip_ffc):
+    """Both encoders, their merging and the decoder around convolutions."""
+    network = make(make_spec(2, stages=3, patch=(16, 16), base=8, skip_ffc=skip_ffc)).eval()
+    x, pool = torch.randn(1, 1, 16, 16), torch.nn.functional.max_pool2d
+    y, local, everywhere, skips = x, x, None, []
+    for block, layer in zip(network.spatial, network.spectral.layers, strict=True):
+        y, (local, everywhere) = block(y), layer(local, everywhere)
+        skips.append(torch.cat([y, local, everywhere], 1) if skip_ffc else y)
+        y, local, everywhere = pool(y, 2), pool(local, 2), pool(everywhere, 2)
+    y = network.bottom(torch.cat([y, local, everywhere], 1))
+    for found, wanted in zip(network.encode(x), [*skips, y], strict=True):
+        torch.testing.assert_close(found, wanted)
+    for level in (1, 0):
+        up = network.ups[level]
+        y = torch.nn.functional.conv_transpose2d(y, up.weight, up.bias, 2)
+        y = network.decoder[level](torch.cat([y, skips[level]], 1))
+    torch.testing.assert_close(network(x), network.heads[0](y))
+    assert network.decoder[0][0].bias is None
+
+
 def test_both_encoders_reach_the_bottleneck():
     network, x = make(make_spec(2, stages=3, patch=(16, 16), base=8)).eval(), torch.randn(1, 1, 16, 16)
     before = network(x)

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from autoseg.architectures.blocks.dilated_attention import (
+    DilatedBlock,
     DilatedStage,
     GroupAttention,
     fit_group,
@@ -103,6 +104,15 @@ def test_other_shifts_do_not_commute():
 def test_groups_fit_the_map(sizes, wanted):
     assert fit_group(sizes, GROUP) == wanted
     assert fit_group(sizes[1:], GROUP[1:]) == (wanted[1:] if sizes[0] > 1 or sizes[1] > 8 else sizes[1:])
+
+
+def test_the_block_normalises_before_and_adds():
+    torch.manual_seed(0)
+    block, x = DilatedBlock(4, 2, (2, 2), dilated=True).double(), torch.randn(2, 4, 6, 4).double()
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.weight)
+    middle = x + block.attn(block.norm1(x))
+    torch.testing.assert_close(block(x), middle + block.mlp(block.norm2(middle)))
 
 
 def test_a_stage_alternates_and_serves_any_size():

@@ -25,6 +25,33 @@ def test_modulation_by_hand():
     torch.testing.assert_close(y, torch.full((1, 5, 5, 1), 3.0287), atol=2e-4, rtol=0)
 
 
+def test_by_definition():
+    layer, x = make().double(), torch.randn(2, 6, 7, 4, generator=torch.Generator().manual_seed(1)).double()
+    torch.nn.init.normal_(layer.f.weight)
+    gelu = torch.nn.functional.gelu
+    assert [block[0].kernel_size for block in layer.focal_layers] == [(3, 3), (5, 5), (7, 7)]
+    assert not any(block[0].bias is not None for block in layer.focal_layers)
+    projected = layer.f(x).permute(0, 3, 1, 2)
+    query, context, gates = projected[:, :4], projected[:, 4:8], projected[:, 8:]
+    total = torch.zeros_like(query)
+    for level, block in enumerate(layer.focal_layers):
+        context = gelu(torch.nn.functional.conv2d(context, block[0].weight, padding=level + 1, groups=4))
+        total = total + gates[:, level, None] * context
+    total = total + gates[:, 3, None] * gelu(context.mean((2, 3), keepdim=True))
+    mixed = torch.nn.functional.conv2d(total, layer.h.weight, layer.h.bias)
+    torch.testing.assert_close(layer(x), layer.proj((query * mixed).permute(0, 2, 3, 1)))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_the_block_normalises_before_and_adds(dims):
+    torch.manual_seed(0)
+    block, x = FocalBlock(4, [(3,) * dims]).double(), torch.randn(2, *(5,) * dims, 4).double()
+    for norm in (block.norm1, block.norm2):
+        torch.nn.init.normal_(norm.weight)
+    middle = x + block.modulation(block.norm1(x))
+    torch.testing.assert_close(block(x), middle + block.mlp(block.norm2(middle)))
+
+
 def only_global(layer):
     width = layer.split[0]
     with torch.no_grad():

@@ -95,6 +95,24 @@ def test_odd_axes_are_padded():
     assert repeat_parts(parts, (0,), (3, 2)).shape == (1, 2, 3, 2)
 
 
+def test_the_spectral_transform_by_definition():
+    torch.manual_seed(0)
+    transform, x = SpectralTransform(2, 4, 16, (0, 1), "batch").eval(), draw(2, 4, 8, 6)
+    for norm in (module for module in transform.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        torch.nn.init.normal_(norm.bias)
+    conv, norm, _ = transform.enter
+    u = torch.relu(norm(conv(x)))
+    top, bottom = u[:, :2, :4], u[:, :2, 4:]  # a quarter of the eight channels
+    quarters = [half[..., side] for side in (slice(0, 3), slice(3, 6)) for half in (top, bottom)]
+    parts = transform.parts(torch.cat(quarters, 1)).repeat(1, 1, 2, 2)
+    torch.testing.assert_close(transform(x), transform.out(u + transform.whole(u) + parts))
+    unit, u = transform.whole, u.double()
+    pairs = torch.view_as_real(torch.fft.rfft2(u, norm="ortho")).permute(0, 1, 4, 2, 3).flatten(1, 2).float()
+    pairs = torch.relu(unit.norm(unit.conv(pairs))).unflatten(1, (8, 2))
+    wanted = torch.fft.irfft2(torch.complex(pairs[:, :, 0], pairs[:, :, 1]), s=(8, 6), norm="ortho")
+    torch.testing.assert_close(unit(u.float()), wanted)
+
+
 def test_local_units_need_channels_to_cut():
     assert SpectralTransform(2, 4, 8, (0, 1), "batch").parts is not None
     assert SpectralTransform(2, 4, 4, (0, 1), "batch").parts is None
@@ -114,8 +132,12 @@ def test_absent_parts(before, after):
 def test_the_sum_of_paths():
     torch.manual_seed(0)
     layer = FourierConvolution(2, 8, 8, 4, 4, axes=(0, 1), norm="batch").eval()
-    layer.local_norm = layer.global_norm = torch.nn.Identity()
+    for norm in (layer.local_norm, layer.global_norm):
+        torch.nn.init.normal_(norm.bias)
     a, b = draw(1, 4, 4, 4), draw(1, 4, 4, 4) + 1
     local, everywhere = layer(a, b)
-    torch.testing.assert_close(local, layer.local_to_local(a) + layer.global_to_local(b))
-    torch.testing.assert_close(everywhere, layer.local_to_global(a) + layer.global_to_global(b))
+    torch.testing.assert_close(local, layer.local_norm(layer.local_to_local(a) + layer.global_to_local(b)))
+    wanted = layer.global_norm(layer.local_to_global(a) + layer.global_to_global(b))
+    torch.testing.assert_close(everywhere, wanted)
+    assert (local < 0).any()  # no activation follows
+    assert (everywhere < 0).any()
