@@ -4,10 +4,12 @@ Source: Bai et al., Bidirectional Copy-Paste for Semi-Supervised Medical Image S
 /BCP (MIT). One random box per step, 2/3 of the patch along each axis; targets are mixed as images are, with the
 teacher's largest components as labels of unlabelled patches, at half weight; teacher decay 0.99.
 
-Deviations: network, optimiser and schedule are the plan's, over both phases; the masked Dice of the 3D code is used in
-2D, too; every deep-supervision output is mixed; regions are handled by sigmoid and binary cross-entropy; the first
-phase pastes in both directions and its last weights start the second; as many mixed patches as the planned batch, from
-a labelled and an unlabelled batch of that (even) size; equally large components are all kept.
+The masked Dice is that of the 3D code (per sample) or of the 2D code (over the batch, squared), as the patch is.
+
+Deviations: network, optimiser and schedule are the plan's, over both phases; every deep-supervision output is mixed;
+regions are handled by sigmoid and binary cross-entropy; the first phase pastes in both directions and its last weights
+start the second; as many mixed patches as the planned batch, from a labelled and an unlabelled batch of that (even)
+size; equally large components are all kept.
 
 Run: `autoseg train DATA 3d_fullres 0 --trainer bidirectional_copy_paste --labelled 4`. Expected: the cost of
 `supervised` plus a forward pass per step; gains only with very few labelled cases and enough steps. Measured on
@@ -36,7 +38,7 @@ from autoseg.losses import Outputs, downsample
 from autoseg.randomness import generator
 from autoseg.training.observing import decide
 
-SMOOTH = 1e-5
+SMOOTH_3D, SMOOTH_2D = 1e-5, 1e-10
 
 
 class Part(NamedTuple):
@@ -132,7 +134,9 @@ def paste(mask: Tensor, background: Tensor, inside: Tensor) -> Tensor:
 def masked_loss(logits: Tensor, label: Tensor, mask: Tensor, labels: Labels) -> Tensor:
     """Return (soft Dice loss + cross-entropy) / 2 within a mask, background included.
 
-    logits (B, K, *S), label (B, *S) internal values, mask (1 or B, *S) bool; voxels to be ignored do not count.
+    logits (B, K, *S), label (B, *S) internal values, mask (1 or B, *S) bool; voxels to be ignored do not count. Dice is
+    that of each sample in 3D; in 2D, where a sample's side of the box often has next to nothing of a class, that of the
+    batch, with squares in the denominator.
     """
     logits, label = logits.float(), label.long()
     if labels.ignore_index is not None:
@@ -149,8 +153,21 @@ def masked_loss(logits: Tensor, label: Tensor, mask: Tensor, labels: Labels) -> 
         target = torch.stack([label == value for value in range(logits.shape[1])], 1).float()
         probability = logits.softmax(1)
         entropy = -(target * logits.log_softmax(1)).sum(1, keepdim=True)
-    axes = tuple(range(2, logits.ndim))
+    dice = batch_dice(probability, target, inside) if logits.ndim == 4 else sample_dice(probability, target, inside)
+    return (1 - dice + (entropy * inside).sum() / (inside.sum() + 1e-16)) / 2
+
+
+def sample_dice(probability: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Return the mean Dice over samples and classes: all (B, K or 1, *S)."""
+    axes = tuple(range(2, probability.ndim))
     overlap = (probability * target * inside).sum(axes)
     total = ((probability + target) * inside).sum(axes)
-    dice = 1 - ((2 * overlap + SMOOTH) / (total + SMOOTH)).mean()
-    return (dice + (entropy * inside).sum() / (inside.sum() + 1e-16)) / 2
+    return ((2 * overlap + SMOOTH_3D) / (total + SMOOTH_3D)).mean()
+
+
+def batch_dice(probability: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Return the mean Dice over classes, each over the whole batch, with squared denominators: all (B, K or 1, *S)."""
+    axes = (0, *range(2, probability.ndim))
+    overlap = (probability * target * inside).sum(axes)
+    total = ((probability.square() + target.square()) * inside).sum(axes)
+    return ((2 * overlap + SMOOTH_2D) / (total + SMOOTH_2D)).mean()

@@ -78,6 +78,16 @@ def test_regions_are_compared_by_sigmoid():
     assert loss.item() == pytest.approx((dice + math.log(2)) / 2, abs=1e-5)
 
 
+def test_in_2d_dice_is_that_of_the_batch_with_squares():
+    even = torch.zeros(2, 2, 1, 2)  # every probability is 1/2
+    label = torch.tensor([[[0, 0]], [[0, 1]]])  # one sample without the organ
+    loss = masked_loss(even, label, torch.ones(1, 1, 2, dtype=torch.bool), TWO)
+    background, organ = 2 * 1.5 / (4 / 4 + 3), 2 * 0.5 / (4 / 4 + 1)
+    assert loss.item() == pytest.approx((1 - (background + organ) / 2 + math.log(2)) / 2, abs=1e-6)
+    missing = masked_loss(even, torch.zeros_like(label), torch.ones(1, 1, 2, dtype=torch.bool), TWO)
+    assert missing.item() == pytest.approx((1 - (2 * 2 / (1 + 4) + 0) / 2 + math.log(2)) / 2, abs=1e-6)
+
+
 def test_with_an_empty_box_the_loss_is_the_plain_one(build):
     trainer = build("bidirectional_copy_paste", box=0.0, deep_supervision=False, pseudo_weight=0.0)
     batches, loss = step_of(trainer, progress=1.0)
