@@ -1,10 +1,11 @@
 """Compare training methods at equal steps on hippocampus MRI: few labels, pretraining, distillation.
 
-    python benchmarks/methods.py [--only few_labels pretraining distillation] [--steps 800] [--seeds 0 1 2]
+    python benchmarks/methods.py [--only few_labels pretraining self_distillation distillation] [--seeds 0 1 2]
 
-Every run is what a user types. One plan (`auto`, sized for 2 cores), fold 0, scored on its 40 held-out cases, except
-for the distillation into one network: its teachers are the five folds of `cv`, which together have seen every training
-case, so student and teachers are scored on the 10 test cases.
+Every run is what a user types. Plans are `auto`'s, sized for 2 cores: 3d_fullres and 500 steps for pretraining, 2d and
+3000 steps for the others. Fold 0, scored on its 40 held-out cases, except for the distillation into one network: its
+teachers are the five folds of `cv`, which together have seen every training case, so student and teachers are scored on
+the 10 test cases. What was tuned (`CONSISTENCY`) was tuned on fold 1. Finished runs are not repeated.
 """
 
 from __future__ import annotations
@@ -12,21 +13,26 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
+import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Dataset004_Hippocampus"
 LABELLED = ("--labelled", "10")
-RESIDUAL = ("--plans", "residual")
+SMALL, RESIDUAL = ("--plans", "small"), ("--plans", "residual")
+CONSISTENCY = ("--set", "consistency=10")
+STEPS = {"3d_fullres": 500, "2d": 3000}
 
 
 class Bench:
     """One workspace and the rows measured in it."""
 
-    def __init__(self, workspace: Path, steps: int, output: Path | None):
-        self.workspace, self.steps, self.output = workspace.resolve(), steps, output
+    def __init__(self, workspace: Path, configuration: str, output: Path | None):
+        self.workspace, self.configuration, self.output = workspace.resolve(), configuration, output
         self.rows: list[dict] = []
 
     def autoseg(self, *arguments: str) -> str:
@@ -39,18 +45,18 @@ class Bench:
         return done.stdout
 
     def plan(self, name: str, *arguments: str) -> None:
-        """Plan and preprocess 3d_fullres under a name, if not done yet."""
+        """Plan and preprocess under a name, if not done yet."""
         if not list(self.workspace.glob(f"preprocessed/*/plans/{name}.json")):
-            self.autoseg("plan-and-preprocess", str(DATA), "-c", "3d_fullres", "--plans-name", name, *arguments)
+            self.autoseg("plan-and-preprocess", str(DATA), "-c", self.configuration, "--plans-name", name, *arguments)
 
     def train(self, comparison: str, arm: str, seed: int, *arguments: str, fold: str = "0", command: str = "train"):
-        """Train one run of `steps` steps; returns its folder and keeps its row."""
+        """Train one run; returns its folder and keeps its row."""
         name = f"{comparison}.{arm}.{seed}"
         folds = [fold] if command == "train" else []
-        given = ["--set", f"steps={self.steps}", "--set", "stop_on_collapse=false", *arguments]
+        given = ["--set", f"steps={STEPS[self.configuration]}", "--set", "stop_on_collapse=false", *arguments]
         started = time.monotonic()
         said = self.autoseg(
-            command, str(DATA), "3d_fullres", *folds, "--seed", str(seed), "--name", name, "--json", *given
+            command, str(DATA), self.configuration, *folds, "--seed", str(seed), "--name", name, "--json", *given
         )
         record = json.loads(said)
         record = record[0] if isinstance(record, list) else record
@@ -68,25 +74,44 @@ class Bench:
         if self.output:
             self.output.write_text(json.dumps(self.rows, indent=1))
 
-    def score(self, comparison: str, arm: str, seed: int, trainer: str) -> None:
-        """Choose the runs of one name and score their model, without mirroring, on the test cases."""
-        output = self.workspace / f"predictions_{comparison}_{arm}_{seed}"
-        self.autoseg("find-best", str(DATA), "--trainer", trainer, "--restart")
-        started = time.monotonic()
-        self.autoseg("predict", "-i", str(DATA / "imagesTs"), "-o", str(output), "-d", str(DATA), "--restart")
-        seconds = time.monotonic() - started
+    def score(self, comparison: str, arm: str, seed: int) -> Path:
+        """Choose the runs of one name, score their model on the test cases; returns a copy of it."""
+        output, model = (self.workspace / f"{kind}_{comparison}_{arm}_{seed}" for kind in ("predictions", "model"))
+        chosen = self.autoseg("find-best", str(DATA), "--trainer", f"{comparison}.{arm}.{seed}", "--restart", "--json")
+        shutil.rmtree(model, ignore_errors=True)
+        shutil.copytree(json.loads(chosen)["model"], model)
+        self.autoseg("predict", "-m", str(model), "-i", str(DATA / "imagesTs"), "-o", str(output), "--restart")
         self.autoseg("evaluate", str(output), str(DATA / "labelsTs"), "--dataset-json", str(DATA / "dataset.json"))
         found = json.loads((output / "summary.json").read_text())["foreground_mean"]["dice"]
-        self.keep({"comparison": comparison, "arm": arm, "seed": seed, "test dice": round(found, 4),
-                   "prediction seconds": round(seconds, 1)})  # fmt: skip
+        self.keep({"comparison": comparison, "arm": arm, "seed": seed, "test dice": round(found, 4)})
+        return model
+
+
+def seconds_per_case(models: Mapping[str, Path]) -> dict[str, float]:
+    """Return the median CPU seconds that each model takes for a test case, all models in turn on every case."""
+    import SimpleITK
+
+    import autoseg
+
+    predictors = {name: autoseg.Predictor.load(model) for name, model in models.items()}
+    spent: dict[str, list[float]] = {name: [] for name in models}
+    for file in sorted((DATA / "imagesTs").glob("*.nii.gz")):
+        image = SimpleITK.ReadImage(str(file), SimpleITK.sitkFloat32)
+        array, spacing = SimpleITK.GetArrayFromImage(image)[None], image.GetSpacing()[::-1]
+        for name, predictor in predictors.items():
+            started = time.process_time()
+            predictor.predict_array(array, spacing)
+            spent[name].append(time.process_time() - started)
+    return {name: statistics.median(seconds) for name, seconds in spent.items()}
 
 
 def few_labels(bench: Bench, seeds: list[int]) -> None:
     """Supervised with 10 labelled cases against the methods that also see the other 150 without labels."""
-    bench.plan("auto", "--time-budget", "20m")
+    bench.plan("small", "--time-budget", "6m")
+    arms = {"supervised": (), "mean_teacher": CONSISTENCY, "bidirectional_copy_paste": ()}
     for seed in seeds:
-        for trainer in ("supervised", "mean_teacher", "bidirectional_copy_paste"):
-            bench.train("few_labels", trainer, seed, *LABELLED, "--trainer", trainer)
+        for trainer, given in arms.items():
+            bench.train("few_labels", trainer, seed, *LABELLED, *SMALL, "--trainer", trainer, *given)
 
 
 def pretraining(bench: Bench, seeds: list[int]) -> None:
@@ -100,36 +125,45 @@ def pretraining(bench: Bench, seeds: list[int]) -> None:
         bench.train("pretraining", "fine_tuning", seed, *LABELLED, *RESIDUAL, *start, "--trainer", "fine_tuning")
 
 
-def distillation(bench: Bench, seeds: list[int]) -> None:
-    """Self-distillation against plain training; one student against the ensemble of five folds that teaches it."""
-    bench.plan("auto", "--time-budget", "20m")
+def self_distillation(bench: Bench, seeds: list[int]) -> None:
+    """Self-distillation against plain training."""
+    bench.plan("small", "--time-budget", "6m")
     for seed in seeds:
         for trainer in ("supervised", "dual_self_distillation"):
-            bench.train("self_distillation", trainer, seed, "--trainer", trainer)
+            bench.train("self_distillation", trainer, seed, *SMALL, "--trainer", trainer)
+
+
+def distillation(bench: Bench, seeds: list[int]) -> None:
+    """One student of the ensemble of five folds that teaches it."""
+    bench.plan("small", "--time-budget", "6m")
     for fold in range(5):
-        teachers = bench.train("distillation", "teacher", 0, fold=str(fold)).parent
-    bench.score("distillation", "teacher", 0, "distillation.teacher.0")
+        teachers = bench.train("distillation", "teacher", 0, *SMALL, fold=str(fold)).parent
+    models = {"teacher": bench.score("distillation", "teacher", 0)}
     for seed in seeds:
         for arm, given in (("student", ("--trainer", "distillation", "--set", f"teacher={teachers}")), ("alone", ())):
-            bench.train("distillation", arm, seed, *given, fold="all")
-            bench.score("distillation", arm, seed, f"distillation.{arm}.{seed}")
+            bench.train("distillation", arm, seed, *SMALL, *given, fold="all")
+            models[arm] = bench.score("distillation", arm, seed)
+    bench.keep({"comparison": "distillation", "CPU seconds per case": seconds_per_case(models)})
 
 
-COMPARISONS = {"few_labels": few_labels, "pretraining": pretraining, "distillation": distillation}
+COMPARISONS = {
+    "few_labels": (few_labels, "2d"), "pretraining": (pretraining, "3d_fullres"),
+    "self_distillation": (self_distillation, "2d"), "distillation": (distillation, "2d"),
+}  # fmt: skip
 
 
 def main() -> None:
     """Run the comparisons asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(COMPARISONS), default=list(COMPARISONS))
-    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
     parser.add_argument("--workspace", type=Path, default=Path("autoseg_methods"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    bench = Bench(options.workspace, options.steps, options.json)
     for name in options.only:
-        COMPARISONS[name](bench, options.seeds)
+        compare, configuration = COMPARISONS[name]
+        output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
+        compare(Bench(options.workspace, configuration, output), options.seeds)
 
 
 if __name__ == "__main__":
