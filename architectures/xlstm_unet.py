@@ -20,6 +20,7 @@ import math
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.strided_projection import strided_projection
 from autoseg.architectures.blocks.vision_lstm import VisionLSTM
 from torch import Tensor, nn
 
@@ -173,7 +174,7 @@ class ResidualUnit(nn.Module):
             conv(after, after, kernel, padding=padding),
             norm(after, affine=True),
         )
-        self.skip = conv(before, after, 1, stride) if projected else nn.Identity()
+        self.skip = strided_projection(before, after, stride) if projected else nn.Identity()
         self.act = nn.LeakyReLU(SLOPE, inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -79,6 +79,13 @@ def test_2d_networks_have_no_skip_at_full_resolution():
     assert not torch.equal(deep.decode([features[0] + 1, *features[1:]]), deep.decode(features))
 
 
+def test_projections_use_no_strided_convolution():
+    """oneDNN's breaks the memory of the process, see strided_projection."""
+    for module in make("xlstm_unet", make_spec(2, 3, base=4)).modules():
+        if isinstance(module, torch.nn.Conv2d) and max(module.kernel_size) == 1:
+            assert max(module.stride) == 1
+
+
 def test_another_patch_than_planned():
     planned = make("xlstm_unet", make_spec(2, 4, patch=(32, 32), base=4, variant="bot")).eval()
     assert planned(torch.zeros(1, 1, 64, 32)).shape == (1, 3, 64, 32)
