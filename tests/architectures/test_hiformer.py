@@ -56,6 +56,9 @@ def test_the_fusion_reaches_the_output_only_where_active(dlf):
             part.weight.normal_()
             changed = not torch.equal(network(x), before)
             assert changed == (dlf == "active")
+        for parameter in network.fusion.parameters():
+            parameter.normal_()
+        assert torch.equal(network(x), before) == (dlf == "released")
         network.positions[0].add_(torch.randn_like(network.positions[0]))
         assert not torch.equal(network(x), before)
 

@@ -1,5 +1,6 @@
 """The UNet variants: published counts, blocks, gates, sizes from the plan."""
 
+import math
 from functools import cache
 
 import pytest
@@ -8,6 +9,7 @@ from autoseg.architectures.unet_variants import ConvBlock, ResidualBlock
 from network_specs import count, make, make_spec
 
 from autoseg.errors import UserError
+from autoseg.losses import focal_loss
 
 NAMES = ("unet", "res_unet", "attention_unet", "att_res_unet")
 
@@ -132,6 +134,14 @@ def test_the_norm_of_the_logits_can_be_left_out():
         head = make("unet", make_spec(2, 2, base=2, **options)).heads[0]
         kinds[str(options)] = [type(layer).__name__ for layer in head.modules()]
     assert list(kinds.values()) == [["Sequential", "Conv2d", "BatchNorm2d"], ["Conv2d"], ["Conv2d"]]
+
+
+@pytest.mark.parametrize(
+    ("share", "gamma", "wanted"), [(0.5, 2.0, 0.173287), (0.5, 0.0, 0.693147), (0.9, 2.0, 0.00105361)]
+)
+def test_the_focal_loss_of_the_comparison(share, gamma, wanted):
+    logits = torch.tensor([[[math.log(share)], [math.log(1 - share)]]])
+    assert focal_loss(logits, torch.zeros(1, 1), gamma=gamma).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_one_level_is_a_network():
