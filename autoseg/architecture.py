@@ -62,6 +62,17 @@ class Architecture(nn.Module):
         """
         return None
 
+    def takes_regions(self) -> bool:
+        """Return whether outputs can be activated one by one, as overlapping regions need; else by softmax only."""
+        return True
+
+    def translate_weights(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Return weights, as published by the network's authors, under this network's names; others as they are.
+
+        `train --pretrained` asks for it before it loads what fits by name and shape.
+        """
+        return weights
+
     def encode(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Return feature maps, high to low resolution, for x (B, C, *S)."""
         raise NotImplementedError

@@ -68,7 +68,7 @@ class UNet(Architecture):
             arguments = layer_arguments(spec)
             self.decoder = OnlyHead(arguments["conv_op"], spec.features[0], spec.num_outputs)
         self.apply(InitWeights_He(1e-2))
-        self._name_each_tensor_once()
+        name_each_tensor_once(self)
         self.train()
 
     @classmethod
@@ -94,14 +94,16 @@ class UNet(Architecture):
         """Return the state dict with all of nnU-Net's names."""
         return {name: parameter.detach() for name, parameter in self.named_parameters(remove_duplicate=False)}
 
-    def _name_each_tensor_once(self) -> None:
-        first: dict[nn.Parameter, str] = {}
-        aliases = {}
-        for name, parameter in self.named_parameters(remove_duplicate=False):
-            if first.setdefault(parameter, name) != name:
-                aliases[name] = first[parameter]
-        self.register_state_dict_post_hook(partial(_drop_aliases, tuple(aliases)))
-        self.register_load_state_dict_pre_hook(partial(_fill_aliases, aliases))
+
+def name_each_tensor_once(module: nn.Module) -> None:
+    """Let the state dict of a module of dynamic-network-architectures hold every tensor once, and load either form."""
+    first: dict[nn.Parameter, str] = {}
+    aliases = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(parameter, name) != name:
+            aliases[name] = first[parameter]
+    module.register_state_dict_post_hook(partial(_drop_aliases, tuple(aliases)))
+    module.register_load_state_dict_pre_hook(partial(_fill_aliases, aliases))
 
 
 def _drop_aliases(aliases: tuple[str, ...], _module: nn.Module, state: dict, prefix: str, *_: Any) -> None:

@@ -127,7 +127,8 @@ def _deep_supervision(network: Architecture) -> None:
     fits = weights is None or (len(weights) == len(outputs) and abs(sum(weights) - 1) < 1e-6 and weights[0] > 0)
     require(fits, f"output_weights must be one per output and sum to 1, got {weights} for {len(outputs)} outputs")
     most = max(1, len(network.spec.features) - 1)
-    require(len(outputs) <= most, f"at most {most} outputs fit {len(network.spec.features)} stages, got {len(outputs)}")
+    fits = weights is not None or len(outputs) <= most
+    require(fits, f"at most {most} outputs fit {len(network.spec.features)} stages, got {len(outputs)}")
 
 
 def _single_output(network: Architecture) -> None:

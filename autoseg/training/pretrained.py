@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from autoseg.architecture import Architecture
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, read_model
 from autoseg.storage import read_json
@@ -17,6 +18,8 @@ from autoseg.training.checkpoint import WEIGHTS_FILE, load_weights, unwrapped
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+TORCH_FILES = (".pt", ".pth", ".ckpt", ".bin")
+WRAPPERS = ("state_dict", "model_state_dict", "model")  # entries of others' checkpoints that hold the weights
 SUMMARY = "validation/summary.json"  # of a run folder: the scores by label name
 
 
@@ -30,7 +33,7 @@ class Transfer:
 
 
 def find_weights(source: Path) -> Path:
-    """Return the weights of a run folder, an experiment folder, a model folder, or the safetensors file itself."""
+    """Return the weights of a run folder, an experiment folder, a model folder, or the file itself."""
     if source.is_file():
         return source
     if (source / MODEL_FILE).is_file():
@@ -39,7 +42,7 @@ def find_weights(source: Path) -> Path:
     for candidate in (source / WEIGHTS_FILE, *sorted(source.glob(f"fold_*/{WEIGHTS_FILE}"))):
         if candidate.is_file():
             return candidate
-    raise UserError("no weights found", where=source, mend="give a run folder, a model folder, or a .safetensors file")
+    raise UserError("no weights found", where=source, mend="give a run folder, a model folder, or a file of weights")
 
 
 def label_names(source: Path) -> tuple[str, ...] | None:
@@ -54,6 +57,35 @@ def label_names(source: Path) -> tuple[str, ...] | None:
     return None
 
 
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a safetensors file, or of a torch file that holds nothing but tensors and plain values.
+
+    A torch file may keep them in an entry "state_dict" or the like, and name them as a data-parallel module does.
+    """
+    if path.suffix not in TORCH_FILES:
+        try:
+            return load_weights(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"not readable as safetensors: {error}", where=path) from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can raise anything
+        reason = str(error).partition("\n")[0][:200]
+        raise UserError(
+            f"not readable as plain weights ({reason})",
+            where=path,
+            mend="if you trust who made it, save its state dict alone, best as .safetensors",
+        ) from None
+    for name in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(name), Mapping):
+            content = content[name]
+    tensors = content if isinstance(content, Mapping) else {}
+    found = {name.removeprefix("module."): t for name, t in tensors.items() if isinstance(t, torch.Tensor)}
+    if not found:
+        raise UserError("the file holds no named tensors", where=path, mend="give a state dict")
+    return found
+
+
 def load_pretrained(module: nn.Module, source: Path, *, labels: Sequence[str] | None = None) -> list[Transfer]:
     """Load what fits by name and shape into the unwrapped module and adapt what nearly fits; returns the table.
 
@@ -65,11 +97,9 @@ def load_pretrained(module: nn.Module, source: Path, *, labels: Sequence[str] | 
     path = find_weights(source)
     known = None if labels is None else label_names(source)
     others = known is not None and known != tuple(labels or ())
-    try:
-        weights = load_weights(path)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"not readable as safetensors: {error}", where=path) from None
-    target = unwrapped(module)
+    target, weights = unwrapped(module), read_weights(path)
+    if isinstance(target, Architecture):
+        weights = target.translate_weights(weights)
     state = target.state_dict()
     table = []
     stems, heads = _stems(target, weights), _heads(target)

@@ -5,10 +5,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from autoseg.architecture import Architecture
 from autoseg.errors import UserError
 from autoseg.model_folder import checksums
+from autoseg.plans import NetworkSpec
 from autoseg.storage import write_json
-from autoseg.training.pretrained import load_pretrained, table_text
+from autoseg.training.pretrained import load_pretrained, read_weights, table_text
 
 
 def network(channels=1, kernel=3, outputs=2):
@@ -146,3 +148,58 @@ def test_heads_of_another_kernel_size_are_not_adapted(tmp_path):
     save_file(source.state_dict(), tmp_path / "weights.safetensors")
     rows = {row.name: row.status for row in load_pretrained(Net(), tmp_path)}
     assert rows["seg_layers.0.weight"] == "fresh"
+
+
+class Named(Architecture):
+    """One convolution in a wrapper, whose published name lacks the wrapper's."""
+
+    def __init__(self, spec):
+        super().__init__(spec)
+        self.wrapped = nn.ModuleDict({"stem": nn.Conv3d(1, 4, 3)})
+
+    def translate_weights(self, weights):
+        return {f"wrapped.{name}" if name.startswith("stem.") else name: t for name, t in weights.items()}
+
+
+@pytest.mark.parametrize("wrapping", ["plain", "state_dict", "model", "module."])
+def test_torch_files_of_others_and_their_names(tmp_path, wrapping):
+    spec = NetworkSpec(
+        dims=3, in_channels=1, num_outputs=2, patch_size=(8, 8, 8), strides=((1, 1, 1),), kernel_sizes=((3, 3, 3),),
+        features=(4,), blocks_encoder=(1,), blocks_decoder=(),
+    )  # fmt: skip
+    source, target = Named(spec), Named(spec)
+    state = {name.removeprefix("wrapped."): tensor for name, tensor in source.state_dict().items()}
+    if wrapping == "module.":
+        state = {f"module.{name}": tensor for name, tensor in state.items()}
+    torch.save(
+        {wrapping: state, "epoch": 3} if wrapping in ("state_dict", "model") else state, tmp_path / "published.pt"
+    )
+    rows = load_pretrained(target, tmp_path / "published.pt")
+    assert [row.status for row in rows] == ["loaded", "loaded"]
+    assert torch.equal(target.wrapped["stem"].weight, source.wrapped["stem"].weight)
+    load_pretrained(Named(spec), tmp_path / "published.pt")
+    save_file(source.state_dict(), tmp_path / "own.safetensors")  # its own names stay
+    assert {row.status for row in load_pretrained(target, tmp_path / "own.safetensors")} == {"loaded"}
+
+
+class Trap:
+    """What a pickle could run."""
+
+    def __reduce__(self):
+        return (print, ("a pickle ran",))
+
+
+def test_torch_files_run_nothing(tmp_path, capsys):
+    file = tmp_path / "hostile.pth"
+    torch.save({"state_dict": network().state_dict(), "trap": Trap()}, file)
+    with pytest.raises(UserError, match="not readable as plain weights"):
+        read_weights(file)
+    assert "a pickle ran" not in capsys.readouterr().out
+    torch.save({"epoch": 3}, file)
+    with pytest.raises(UserError, match="no named tensors"):
+        read_weights(file)
+    file.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="not readable as plain weights"):
+        read_weights(file)
+    with pytest.raises(UserError, match="not readable as safetensors"):
+        read_weights(file.rename(tmp_path / "weights.safetensors"))
