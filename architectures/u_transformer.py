@@ -6,10 +6,10 @@ which the coarse decoder map, looking everywhere, decides what of the skip is ke
 Taken from the plan: resolutions, widths, strides (pooling and up-sampling use them, so a coarse axis keeps its size)
 and kernels. Two convolutions per stage always. 3D is an extension: positions have a third of the channels per axis.
 Any image that leaves two voxels at the bottom can be predicted. Options: heads (8, or the greatest number below that
-divides a width; the count of parameters does not depend on it), max_tokens (4096: skips whose coarse map has more
-positions attend on an averaged grid, which is logged), mhsa_residual (false, as published: attention replaces the
-bottom), norm ("batch", published and the default in 2D, needs two values per channel; "instance", the default in 3D,
-where batches are small).
+divides a width into heads of 8 channels or more; the count of parameters does not depend on it), max_tokens (4096:
+skips whose coarse map has more positions attend on an averaged grid, which is logged), mhsa_residual (false, as
+published: attention replaces the bottom), norm ("batch", published and the default in 2D, needs two values per channel;
+"instance", the default in 3D, where batches are small).
 
 The paper leaves depth, width and number of heads open; the reference is a re-implementation's, with its two faults
 mended: softmax over keys, a sigmoid gate. Heads at lower resolution, made only with deep supervision, are an extension.
@@ -40,6 +40,8 @@ from autoseg.plugins import register
 
 log = logging.getLogger(__name__)
 
+HEAD_WIDTH = 8  # at least; of the reference's narrowest map
+
 
 @register.architecture("u_transformer")
 class UTransformer(Architecture):
@@ -61,10 +63,10 @@ class UTransformer(Architecture):
             double_conv(widths[s - 1] if s else spec.in_channels, widths[s], kernels[s], norm, pool=spec.strides[s])
             for s in range(levels)
         )
-        self.attention = MapAttention(widths[-1], common_heads(widths[-1], heads))
+        self.attention = MapAttention(widths[-1], heads_for(widths[-1], heads))
         self.gates = nn.ModuleList(
             GatedCrossAttention(
-                *(widths[s + 1], widths[s], spec.strides[s + 1], kernels[s], common_heads(widths[s], heads)),
+                *(widths[s + 1], widths[s], spec.strides[s + 1], kernels[s], heads_for(widths[s], heads)),
                 norm=norm,
                 max_tokens=most,
             )
@@ -129,6 +131,11 @@ class MapAttention(nn.Module):
         tokens = x.flatten(2).mT
         mixed = attend(self.query(tokens), self.key(tokens), self.value(tokens), self.heads)
         return mixed.mT.unflatten(2, x.shape[2:])
+
+
+def heads_for(width: int, heads: int) -> int:
+    """Return `heads`, or fewer, so that they divide the width and have 8 channels each."""
+    return common_heads(width, min(heads, max(1, width // HEAD_WIDTH)))
 
 
 @cache

@@ -116,10 +116,12 @@ def test_a_coarse_axis_keeps_its_size():
     assert [tuple(feature.shape[1:]) for feature in features] == [(4, 6, 16, 16), (8, 6, 8, 8), (16, 3, 4, 4)]
 
 
-def test_heads_divide_the_widths():
-    network = make(make_spec(2, stages=3, patch=(16, 16), base=6, heads=8))
-    assert [gate.heads for gate in network.gates] == [6, 6]
-    assert network.attention.heads == 8
+def test_heads_divide_the_widths_and_are_not_narrow():
+    network = make(make_spec(2, stages=4, patch=(16, 16), base=6, heads=8))  # widths 6, 12, 24, 48
+    assert [gate.heads for gate in network.gates] == [1, 1, 3]
+    assert network.attention.heads == 6
+    assert {gate.heads for gate in reference(8).gates} == {8}
+    assert {gate.heads for gate in reference(1).gates} == {1}
 
 
 def test_the_cap_is_logged(caplog):
