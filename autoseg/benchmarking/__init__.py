@@ -1,6 +1,7 @@
 """The referee: networks and methods compared on the same data, folds, augmentation and budget."""
 
-from autoseg.benchmarking.entry import benchmark
+from autoseg.benchmarking.budget import Budget
+from autoseg.benchmarking.entry import Benchmark, benchmark, dry_run
 from autoseg.benchmarking.question import Question
 
-__all__ = ["Question", "benchmark"]
+__all__ = ["Benchmark", "Budget", "Question", "benchmark", "dry_run"]

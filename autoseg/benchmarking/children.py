@@ -37,6 +37,7 @@ class Outcome:
     answer: dict[str, Any] | None
     error: str | None
     seconds: float
+    died: bool = False  # without a word: killed, or crashed below Python
 
 
 def carry_out(
@@ -112,7 +113,7 @@ class _Child:
         if "result" in answer:
             self.log.unlink(missing_ok=True)
             return Outcome(answer["result"], None, seconds)
-        return Outcome(None, answer.get("error") or self._death(), seconds)
+        return Outcome(None, answer.get("error") or self._death(), seconds, died="error" not in answer)
 
     def ask_to_stop(self) -> None:
         if not self.ended:

@@ -5,19 +5,23 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg.benchmarking.children import Outcome, Task
-from autoseg.benchmarking.matrix import Entry, Run, distinct, entries_of, find_all, runs_of
+from autoseg.benchmarking.estimating import Estimate, estimate
+from autoseg.benchmarking.judging import conclude
+from autoseg.benchmarking.lock import alone
+from autoseg.benchmarking.matrix import Entry, Plugin, Run, distinct, entries_of, find_all, runs_of
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.tables import write_tables
+from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
 from autoseg.machine import available_cores
-from autoseg.raw import open_dataset, place_of
+from autoseg.raw import Dataset, make_splits, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.workspace import Workspace
 
@@ -27,10 +31,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What came of a campaign: its folder and its record."""
+    """What came of a campaign: its folder, its record, the verdict on every data set and over all of them."""
 
     folder: Path
-    record: dict[str, Any]
+    record: Record
+    verdicts: tuple[Verdict, ...]
+    overall: tuple[Overall, ...]
 
     @property
     def failures(self) -> dict[str, str]:
@@ -52,40 +58,89 @@ def benchmark(
 ) -> Benchmark:
     """Carry out a campaign, or go on with it; returns what came of it, failed runs included.
 
-    `jobs` runs go on at a time, each with its share of the cores; on GPUs one per device unless said otherwise. Runs
-    that are finished with the same plan, settings and seed are not done again, unless `restart`. Raises UserError for
-    wrong use, Interrupted after Ctrl-C.
+    `jobs` runs go on at a time, each with its share of the cores; without it, one per device. Runs that are finished
+    with the same plan, settings and seed are not done again, unless `restart`. Raises UserError for wrong use,
+    Interrupted after Ctrl-C.
     """
     place = place_of(workspace)
-    name = checked_name(name or default_name(question))
-    folder = (output or place.root / "benchmarks" / name).resolve()
+    name, folder = _place(question, name, output, place)
     devices = tuple(question.device.split(","))
     jobs = jobs or len(devices)
-    record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
-    if restart:
-        for section in ("plans", "costs", "runs", "skipped", "datasets", "entries"):
-            record.content[section] = {}
-    means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
+    architectures, broken, trainers = _competitors(question, place)
+    entries = entries_of(question, architectures, trainers)
+    references = [_lasting(reference, place) for reference in question.datasets]
+    datasets = [open_dataset(reference, place) for reference in references]
+    with alone(folder):
+        record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+        if restart:
+            record.clear()
+        means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
+        for missing, reason in broken.items():
+            log.warning("%s is left out: %s", missing, reason)
+            record.put("runs", missing, {"error": reason})
+        try:
+            _work(question, list(zip(datasets, references, strict=True)), entries, means)
+        finally:
+            verdicts, overall = conclude(record)
+    return Benchmark(folder, record, tuple(verdicts), tuple(overall))
+
+
+def dry_run(
+    question: Question,
+    *,
+    name: str | None = None,
+    output: Path | None = None,
+    workspace: str | Path | Workspace | None = None,
+) -> list[Estimate]:
+    """Return what a campaign will cost per data set; plans, times and writes nothing."""
+    from autoseg.training.folds import parse_folds
+
+    place = place_of(workspace)
+    name, folder = _place(question, name, output, place)
+    architectures, broken, trainers = _competitors(question, place)
+    for missing, reason in broken.items():
+        log.warning("%s is left out: %s", missing, reason)
+    entries = entries_of(question, architectures, trainers)
+    record = Record.open(folder, name, question.fixed(), threads=1)
+    found = []
+    for reference in question.datasets:
+        dataset = open_dataset(_lasting(reference, place), place)
+        splits = make_splits(dataset, workspace=place)
+        folds = parse_folds(question.folds, len(splits))
+        found.append(estimate(question, record, dataset, folds, splits, entries, place))
+    return found
+
+
+def _place(question: Question, name: str | None, output: Path | None, place: Workspace) -> tuple[str, Path]:
+    name = checked_name(name or default_name(question))
+    return name, (output or place.root / "benchmarks" / name).resolve()
+
+
+def _competitors(question: Question, place: Workspace) -> tuple[list[Plugin], dict[str, str], list[Plugin]]:
+    """Return networks, those that cannot be loaded, and trainers."""
     architectures, broken = find_all("architecture", question.architectures, place.root)
     trainers, unusable = find_all("trainer", question.trainers, place.root)
     if unusable:
         raise UserError(next(iter(unusable.values())))
-    for broken_name, reason in broken.items():
-        record.put("runs", broken_name, {"error": reason})
-        log.warning("%s is left out: %s", broken_name, reason)
-    entries = entries_of(question, architectures, trainers)
-    fields = [make_field(question, open_dataset(reference, place), _lasting(reference, place), means)
-              for reference in question.datasets]  # fmt: skip
+    return architectures, broken, trainers
+
+
+def _work(question: Question, datasets: Sequence[tuple[Dataset, str]], entries: Sequence[Entry], means: Means) -> None:
+    """Plan, measure and run whatever is not done yet."""
+    record = means.record
+    fields = [make_field(question, dataset, reference, means) for dataset, reference in datasets]
     for field in fields:
         served = _serving(field, entries, record)
-        plan_all(question, field, list({entry.architecture.name: entry.architecture for entry in served}.values()),
-                 means)  # fmt: skip
+        networks = {entry.architecture.name: entry.architecture for entry in served}
+        plan_all(question, field, list(networks.values()), means)
         measure_all(question, field, served, means)
-    tasks = [task for seed in range(question.seeds) for field in fields
-             for task in _tasks_of(question, field, _serving(field, entries, record), seed, means)]  # fmt: skip
+    tasks = [
+        task
+        for seed in range(question.seeds)
+        for field in fields
+        for task in _tasks_of(question, field, _serving(field, entries, record), seed, means)
+    ]
     _carry_out(tasks, means)
-    write_tables(record)
-    return Benchmark(folder, record.content)
 
 
 def default_name(question: Question) -> str:
@@ -180,12 +235,15 @@ def _about(run: Run) -> dict[str, Any]:
 
 
 def _carry_out(tasks: Sequence[Task], means: Means) -> None:
+    """Train and score; runs whose process died are tried once more, one at a time."""
     record, total = means.record, len(tasks)
-    ended = 0
+    ended, died = 0, list[Task]()
 
     def done(task: Task, outcome: Outcome) -> None:
         nonlocal ended
         ended += 1
+        if outcome.died:
+            died.append(task)
         kept = {name: value for name, value in record["runs"][task.key].items() if name not in ("status", "error")}
         if outcome.answer is None:
             record.put("runs", task.key, {**kept, "status": "failed", "error": outcome.error})
@@ -203,3 +261,7 @@ def _carry_out(tasks: Sequence[Task], means: Means) -> None:
             write_tables(record)
 
     means.carry_out(tasks, done)
+    if died and means.jobs > 1:
+        log.info("%d run(s) whose process died are tried once more, one at a time", len(died))
+        ended, total = 0, len(died)
+        replace(means, jobs=1).carry_out(list(died), done)

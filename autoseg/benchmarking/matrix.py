@@ -83,7 +83,8 @@ def find_all(kind: plugins.Kind, references: Sequence[str], root: Path) -> tuple
                 f"two {kind}s are called {found.name!r}: {other.reference} and {found.reference}", mend="rename one"
             )
         try:
-            loaded[found.name] = Plugin(found.name, found.reference, plugins.load(kind, reference, root))
+            kind_class = plugins.load(kind, f"{found.path}:{found.name}", root)  # no second search through all files
+            loaded[found.name] = Plugin(found.name, found.reference, kind_class)
         except UserError as error:
             broken[found.name] = str(error)
     return list(loaded.values()), broken
@@ -127,9 +128,12 @@ def distinct(entries: Sequence[Entry], shared: Mapping[str, Any]) -> tuple[list[
 
 
 def _plain(entry: Entry, shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe without what the network needs in any case."""
+    """Return the recipe in full where either names something, without what the network needs in any case."""
+    from autoseg.training import Trainer
+
     recipe = content_of(entry, 1000, shared)
-    return {name: value for name, value in recipe.items() if name != PRECISION}
+    names = {*recipe, *entry.architecture.kind.recipe} - {PRECISION}
+    return {name: recipe.get(name, getattr(entry.trainer.kind, name, getattr(Trainer, name, None))) for name in names}
 
 
 def runs_of(dataset: str, entries: Sequence[Entry], folds: Sequence[str], seed: int) -> Iterator[Run]:

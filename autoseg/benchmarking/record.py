@@ -45,6 +45,11 @@ class Record:
     def __getitem__(self, section: str) -> Any:
         return self.content[section]
 
+    def clear(self) -> None:
+        """Forget all that was done."""
+        for section in SECTIONS:
+            self.content[section] = {}
+
     def put(self, section: str, key: str, value: Mapping[str, Any]) -> None:
         """Set one entry of a section and write the file."""
         self.content[section][key] = dict(value)

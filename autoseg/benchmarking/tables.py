@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from autoseg.benchmarking.record import Record
+from autoseg.benchmarking.verdict import Verdict
 from autoseg.storage import read_json, write_text
 
 RUNS_FILE, CASES_FILE = "runs.csv", "cases.csv"
@@ -58,6 +60,42 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         "device": costs.get("device"),
         "error": run.get("error"),
     }
+
+
+def standing_rows(record: Record, verdict: Verdict) -> list[dict[str, Any]]:
+    """Return the standings of a data set with their costs, best first, for a table."""
+    rows = []
+    for standing in verdict.standings:
+        runs = finished_runs(record, verdict.dataset, standing.entry)
+        costs = record["costs"].get(f"{verdict.dataset}/{standing.entry}", {})
+        found = verdict.comparison(verdict.standings[0].entry, standing.entry) if rows else None
+        rows.append(
+            {
+                "method": record["entries"][standing.entry]["name"],
+                "runs": standing.runs,
+                "Dice": standing.mean,
+                "\u00b1": standing.deviation,
+                "to the best": None if found is None else -found.difference,
+                "": "" if found is None else "worse" if found.decided else "not told apart",
+                "first": f"{standing.share_first:.2f}",
+                "steps": runs[0]["steps"],
+                "M weights": f"{runs[0]['parameters'] / 1e6:.2f}",
+                "s/step": costs.get("seconds"),
+                "train s": round(statistics.mean(run["train_seconds"] for run in runs)),
+                "s/case": f"{statistics.mean(run['inference_seconds'] for run in runs):.2f}",
+                "GiB": f"{(costs.get('peak_bytes') or 0) / GIB:.2f}",
+            }
+        )
+    return rows
+
+
+def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, Any]]:
+    """Return the finished runs of an entry on a data set."""
+    return [
+        run
+        for run in record["runs"].values()
+        if run.get("status") == "finished" and (run["dataset"], run["entry"]) == (dataset, entry)
+    ]
 
 
 def scores_of(record: Record, run: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:

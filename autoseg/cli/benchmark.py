@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoseg.cli.durations import parse_duration
+from autoseg.cli.durations import format_duration, parse_duration
 from autoseg.cli.options import Debug, Deterministic, Devices, Json, Restart, Settings, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
 
 if TYPE_CHECKING:
-    from autoseg.benchmarking.entry import Benchmark
+    from autoseg.benchmarking import Benchmark
+    from autoseg.benchmarking.estimating import Estimate
 
 
 def benchmark(
@@ -97,6 +98,7 @@ def benchmark(
     keep_weights: Annotated[
         bool, typer.Option("--keep-weights", help="Keep the weights of finished runs, not only scores and label maps.")
     ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it will cost.")] = False,
     device: Devices = "auto",
     deterministic: Deterministic = False,
     workers: Workers = None,
@@ -109,11 +111,11 @@ def benchmark(
 
     \b
     Example:
-      autoseg benchmark Dataset004_Hippocampus --architectures plain_unet primus --equal time --budget 10m
+      autoseg benchmark Dataset004_Hippocampus --architectures plain_unet primus --equal time --budget 10m --dry-run
     """  # fmt: skip
-    from autoseg.benchmarking import Question
+    from autoseg.benchmarking import Budget, Question
     from autoseg.benchmarking import benchmark as compare
-    from autoseg.benchmarking.budget import Budget
+    from autoseg.benchmarking import dry_run as estimate
     from autoseg.training.settings import parse_assignments
 
     question = Question(
@@ -132,11 +134,13 @@ def benchmark(
         settings=parse_assignments(settings or []),
         device=device,
     )
+    place: dict[str, Any] = {"name": name, "output": output, "workspace": workspace}
+    if dry_run:
+        echo_estimate(estimate(question, **place), jobs or len(device.split(",")), json=json)
+        return 0
     done = compare(
         question,
-        name=name,
-        output=output,
-        workspace=workspace,
+        **place,
         jobs=jobs,
         workers=workers,
         restart=restart,
@@ -150,34 +154,37 @@ def benchmark(
 
 
 def echo_benchmark(done: Benchmark, *, json: bool) -> None:
-    """Print a table per data set."""
-    import statistics
+    """Print the verdict and a table per data set."""
+    from autoseg.benchmarking.tables import standing_rows
+    from autoseg.benchmarking.words import verdict_sentences
 
-    record = done.record
     if json:
-        echo_json({"folder": done.folder, **record})
+        echo_json({"folder": done.folder, **done.record.content})
         return
-    for dataset in record["datasets"]:
-        rows: list[tuple[Any, ...]] = []
-        for key, entry in record["entries"].items():
-            runs = [
-                run for run in record["runs"].values()
-                if run.get("dataset") == dataset and run.get("entry") == key and run.get("status") == "finished"
-            ]  # fmt: skip
-            dice = [run["means"]["dice"] for run in runs if run["means"].get("dice") is not None]
-            if not runs:
-                continue
-            costs = record["costs"].get(f"{dataset}/{key}", {})
-            rows.append((
-                entry["name"], len(runs), statistics.mean(dice) if dice else None,
-                statistics.stdev(dice) if len(dice) > 1 else None, runs[0]["steps"],
-                round(runs[0]["parameters"] / 1e6, 2), costs.get("seconds"),
-                round(statistics.mean(run["train_seconds"] for run in runs)),
-                round(statistics.mean(run["inference_seconds"] for run in runs), 2),
-                round((costs.get("peak_bytes") or 0) / 2**30, 2),
-            ))  # fmt: skip
-        rows.sort(key=lambda row: -(row[2] or 0))
-        typer.echo(f"{dataset}:")
-        echo_table(("method", "runs", "Dice", "sd", "steps", "million weights", "s/step", "training s", "s/case",
-                    "GiB"), rows)  # fmt: skip
-    typer.echo(f"benchmark: {done.folder}")
+    names = {key: entry["name"] for key, entry in done.record["entries"].items()}
+    for verdict in done.verdicts:
+        typer.echo(f"{verdict.dataset}, {verdict.cases} cases")
+        rows = standing_rows(done.record, verdict)
+        echo_table(list(rows[0]), [list(row.values()) for row in rows])
+        for sentence in (*verdict_sentences(verdict, names), *verdict.notes):
+            typer.echo(sentence)
+    typer.echo(f"page: {done.folder / 'index.html'}")
+
+
+def echo_estimate(estimates: list[Estimate], jobs: int, *, json: bool) -> None:
+    """Print what a campaign will cost."""
+    from autoseg.benchmarking.estimating import as_dict
+
+    whole = as_dict(estimates, jobs)
+    if json:
+        echo_json(whole)
+        return
+    rows = [
+        (one.dataset, one.entries, one.runs, one.finished, one.cases, one.steps, format_duration(one.seconds / jobs))
+        for one in estimates
+    ]
+    echo_table(("data set", "methods", "runs", "finished", "cases", "steps", "time"), rows)
+    left = format_duration(3600 * whole["hours"])
+    typer.echo(f"{whole['runs'] - whole['finished']} runs left, about {left} with {jobs} at a time; nothing was run")
+    typer.echo(f"times by: {'; '.join(sorted({one.rule for one in estimates}))}")
+    typer.echo(f"disk: about {whole['disk_bytes'] / 1e6:.0f} MB of predicted label maps")

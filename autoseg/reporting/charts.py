@@ -40,6 +40,38 @@ def line_chart(title: str, series: Mapping[str, Points], *, across: str = "progr
     return _figure(title, parts, WIDTH, HEIGHT)
 
 
+def scatter_chart(title: str, points: Mapping[str, tuple[str, float, float]], *, across: str) -> str:
+    """Return a figure of {name: (mark, x > 0, y)} with x in powers of ten; a mark is a short text beside its dot.
+
+    Points that no other beats in both, less x and more y, are stressed.
+    """
+    drawn = {name: point for name, point in points.items() if point[1] > 0 and math.isfinite(point[2])}
+    if not drawn:
+        return ""
+    places = {name: math.log10(x) for name, (_, x, _) in drawn.items()}
+    low, high, ticks = _scale(min(y for *_, y in drawn.values()), max(y for *_, y in drawn.values()))
+    first, last = min(places.values()), max(places.values())
+    margin = max(0.06 * (last - first), 0.08)
+    first, last = first - margin, last + margin
+    parts = [_horizontal(_y(tick, low, high), _tick_text(tick, ticks)) for tick in ticks]
+    for value in _powers(first, last):
+        x = _x((math.log10(value) - first) / (last - first))
+        parts.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{TOP}" y2="{HEIGHT - BOTTOM}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 14}" text-anchor="middle">{value:g}</text>')
+    for name, (mark, value, y) in drawn.items():
+        beaten = any(
+            other != name and a <= value and b >= y and (a, b) != (value, y) for other, (_, a, b) in drawn.items()
+        )
+        x, height = _x((places[name] - first) / (last - first)), _y(y, low, high)
+        parts.append(
+            f'<circle class="{"f6 mark" if beaten else "dot"}" cx="{x:.1f}" cy="{height:.1f}" r="4">'
+            f"<title>{text(name)}: {y:.3f} at {value:.4g}</title></circle>"
+            f'<text x="{x + 6:.1f}" y="{height - 4:.1f}">{text(mark)}</text>'
+        )
+    parts.append(f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 2}" text-anchor="middle">{text(across)}</text>')
+    return _figure(title, parts, WIDTH, HEIGHT)
+
+
 def legend(names: Sequence[str]) -> str:
     """Return the legend of the series of a line chart."""
     items = "".join(
@@ -157,6 +189,20 @@ def _tick_text(tick: float, ticks: Sequence[float]) -> str:
     digits = max(0, -math.floor(math.log10(step) + 1e-9))
     digits += not math.isclose(step * 10**digits, round(step * 10**digits), rel_tol=1e-6)
     return f"{tick:.{digits}f}"
+
+
+def _powers(first: float, last: float) -> list[float]:
+    """Return round numbers between two powers of ten: at least two, at most about six."""
+    for digits in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 7)):
+        found = [
+            digit * 10.0**power
+            for power in range(math.floor(first), math.ceil(last) + 1)
+            for digit in digits
+            if first <= math.log10(digit) + power <= last
+        ]
+        if len(found) >= 3:
+            return found[:: math.ceil(len(found) / 6)]
+    return found
 
 
 def _thinned(points: Points) -> list[tuple[float, float]]:

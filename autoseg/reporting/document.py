@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
-from importlib import resources
 from pathlib import Path
 
 import autoseg
 from autoseg.evaluation import summarize
 from autoseg.raw import place_of
 from autoseg.reporting.data_sections import data_section, plans_section
-from autoseg.reporting.markup import SORT_SCRIPT, bullets, duration, figure, pairs, section, text
+from autoseg.reporting.markup import bullets, duration, figure, pairs, section, text
 from autoseg.reporting.material import Material, gather
 from autoseg.reporting.picture_section import picture_section
 from autoseg.reporting.result_sections import selection_section, test_section, validation_section
+from autoseg.reporting.shell import shell
 from autoseg.reporting.training_section import training_section
 from autoseg.storage import write_text
 from autoseg.workspace import Workspace
@@ -49,9 +48,6 @@ def report(
 
 def page(material: Material) -> str:
     """Return the report as one HTML document."""
-    style = resources.files("autoseg.reporting").joinpath("report.css").read_text(encoding="utf-8")
-    links = "".join(f'<a href="#{key}">{text(title)}</a>' for key, title in _NAVIGATION)
-    made = datetime.now().astimezone()
     sections = [
         selection_section(material),
         validation_section(material),
@@ -62,15 +58,13 @@ def page(material: Material) -> str:
         data_section(material),
         _versions_section(material),
     ]
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(material.name)}: autoseg report</title><style>{style}</style></head><body>"
-        f'<header><p class="kind">autoseg report</p><h1>{text(material.name)}</h1>{_subtitle(material)}'
-        f'<div class="figures">{_headline(material)}</div></header>'
-        f'<nav aria-label="Sections"><div>{links}</div></nav><main>{"".join(sections)}</main>'
-        f"<footer>Made by autoseg {text(autoseg.__version__)} on {made:%Y-%m-%d at %H:%M %Z}.</footer>"
-        f"<script>{SORT_SCRIPT}</script></body></html>\n"
+    return shell(
+        material.name,
+        kind="report",
+        subtitle=_subtitle(material),
+        figures=_headline(material),
+        navigation=_NAVIGATION,
+        sections=sections,
     )
 
 

@@ -50,6 +50,7 @@ def test_commands_of_the_design():
         "predict": "-i -o -m -d --folds --save-probabilities --uncertainty --no-mirroring --step-size",
         "evaluate": "--dataset-json",
         "report": "",
+        "benchmark": "--architectures --trainers --equal --budget --folds --seeds --dry-run --jobs --name",
         "list": "",
         "new": "",
         "check-plugin": "",

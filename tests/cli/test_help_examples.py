@@ -17,7 +17,8 @@ from autoseg.cli.app import app
 
 NAME = "Dataset004_Hippocampus"
 ORDER = [
-    "check", "plan-and-preprocess", "train", "pretrain", "find-best", "predict", "evaluate", "report", "export",
+    "check", "plan-and-preprocess", "train", "pretrain", "find-best", "predict", "evaluate", "report", "benchmark",
+    "export",
     "export-nnunet", "import-nnunet", "list", "new", "check-plugin", "doctor",
 ]  # fmt: skip
 

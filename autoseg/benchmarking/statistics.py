@@ -1,0 +1,175 @@
+"""Paired statistics over cases: bootstrap draws, signed ranks, Holm's correction, agreement of rankings.
+
+The scores of a competitor on a data set are `{fold: array (seeds, cases, names)}`, NaN where a Dice is undefined
+because neither prediction nor reference shows the name. Means are those of the evaluation: over the seeds of a case,
+then over the cases of a name, then over names, undefined ones left out each time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy import stats
+
+from autoseg.randomness import generator
+
+Scores = Mapping[str, np.ndarray]  # fold -> (seeds, cases, names)
+RESAMPLES = 2000
+INTERVAL = (2.5, 97.5)
+_CHUNK = 4_000_000  # numbers in one array of bootstrap draws
+
+
+def nan_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """Return the mean of the defined entries along an axis, NaN where there is none."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis)
+    total = np.where(defined, values, 0).sum(axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def case_table(scores: Scores) -> np.ndarray:
+    """Return (cases of all folds, names), the mean over seeds."""
+    return np.concatenate([nan_mean(scores[fold], 0) for fold in sorted(scores)])
+
+
+def foreground_mean(table: np.ndarray) -> float:
+    """Return the mean over names of their means over cases, of a table (cases, names)."""
+    return float(nan_mean(nan_mean(table, 0), 0))
+
+
+def run_means(scores: Scores) -> list[float]:
+    """Return the foreground mean of every single run (fold and seed)."""
+    return [foreground_mean(table) for fold in sorted(scores) for table in scores[fold]]
+
+
+def bootstrap_means(
+    field: Mapping[str, Scores], *, stream: str, seed: int = 0, resamples: int = RESAMPLES
+) -> dict[str, np.ndarray]:
+    """Return, for every competitor, its foreground mean in each bootstrap draw (resamples,).
+
+    In a draw all competitors see the same cases, drawn with replacement; the seeds of each are drawn with replacement
+    for itself, per fold: one fewer than there are, since the usual bootstrap of two or three values is far too narrow
+    (Rao and Wu 1988). The numbers depend on the names of `stream` and competitors, not on their order.
+    """
+    cases = len(case_table(next(iter(field.values()))))
+    drawn = generator(seed, f"benchmark/{stream}/cases").integers(cases, size=(resamples, cases))
+    weights = np.zeros((resamples, cases))
+    np.add.at(weights, (np.arange(resamples)[:, None], drawn), 1)
+    return {name: _draws(scores, weights, f"benchmark/{stream}/{name}", seed) for name, scores in field.items()}
+
+
+def _draws(scores: Scores, weights: np.ndarray, stream: str, seed: int) -> np.ndarray:
+    resamples = len(weights)
+    chosen = {}
+    for fold, values in scores.items():
+        count = len(values)
+        drawn = generator(seed, f"{stream}/{fold}").integers(count, size=(resamples, max(1, count - 1)))
+        chosen[fold] = (drawn[:, :, None] == np.arange(count)).sum(1).astype(float)  # (resamples, seeds)
+    cases, names = case_table(scores).shape
+    step = max(1, _CHUNK // (cases * names))
+    parts = []
+    for start in range(0, resamples, step):
+        part = slice(start, start + step)
+        tables = np.concatenate([_weighted(chosen[fold][part], scores[fold]) for fold in sorted(scores)], axis=1)
+        defined = ~np.isnan(tables)
+        counts = np.einsum("ru,ruk->rk", weights[part], defined.astype(float))
+        sums = np.einsum("ru,ruk->rk", weights[part], np.where(defined, tables, 0))
+        of_names = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        parts.append(nan_mean(of_names, 1))
+    return np.concatenate(parts)
+
+
+def _weighted(chosen: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return the mean over the drawn seeds (resamples, cases, names)."""
+    defined = ~np.isnan(values)
+    counts = np.einsum("rs,suk->ruk", chosen, defined.astype(float))
+    sums = np.einsum("rs,suk->ruk", chosen, np.where(defined, values, 0))
+    return np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+
+
+def interval(draws: np.ndarray) -> tuple[float, float] | None:
+    """Return the 95 % percentile interval of bootstrap draws, None if none is defined."""
+    defined = draws[~np.isnan(draws)]
+    if not defined.size:
+        return None
+    low, high = np.percentile(defined, INTERVAL)
+    return float(low), float(high)
+
+
+def paired_differences(first: Scores, second: Scores) -> np.ndarray:
+    """Return first minus second of every case where both are defined: the mean over its names, the mean over seeds."""
+    difference = nan_mean(case_table(first), 1) - nan_mean(case_table(second), 1)
+    return difference[~np.isnan(difference)]
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Return the two-sided p of Wilcoxon's signed-rank test; 1 where nothing differs."""
+    nonzero = differences[differences != 0]
+    if not nonzero.size:
+        return 1.0
+    return float(stats.wilcoxon(nonzero).pvalue)
+
+
+def smallest_p(cases: int) -> float:
+    """Return the smallest p that so many cases can give: all differences of one sign."""
+    return min(1.0, 2.0 ** (1 - cases))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p-values corrected for being many (Holm 1979), in the given order."""
+    corrected = [0.0] * len(values)
+    highest = 0.0
+    for position, index in enumerate(sorted(range(len(values)), key=lambda index: values[index])):
+        highest = max(highest, min(1.0, (len(values) - position) * values[index]))
+        corrected[index] = highest
+    return corrected
+
+
+def ranks(scores: np.ndarray) -> np.ndarray:
+    """Return ranks (..., competitors), 1 for the highest score; ties share the mean of their ranks, NaN is last."""
+    return stats.rankdata(-np.where(np.isnan(scores), -np.inf, scores), axis=-1)
+
+
+def kendall_taus(draws: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Return Kendall's tau-b between the ranking of each draw (resamples, n) and a reference ranking (n,)."""
+    upper = np.triu_indices(draws.shape[1], 1)
+    signs = np.sign(draws[:, upper[0]] - draws[:, upper[1]])
+    wanted = np.sign(reference[upper[0]] - reference[upper[1]])
+    scale = np.sqrt((signs != 0).sum(1) * float((wanted != 0).sum()))
+    return np.divide(signs @ wanted, scale, out=np.full(len(draws), np.nan), where=scale > 0)
+
+
+def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
+    """Return standard deviation and degrees of freedom within groups of values, None where each has one value."""
+    degrees = sum(len(group) - 1 for group in groups)
+    if degrees < 1:
+        return None
+    squares = sum(float(np.var(group)) * len(group) for group in groups if len(group))
+    return float(np.sqrt(squares / degrees)), degrees
+
+
+def run_noise(field: Mapping[str, Scores]) -> tuple[float, int] | None:
+    """Return by how much two runs of one competitor differ on the same cases: deviation and degrees of freedom.
+
+    Between the seeds of a fold where there are several; else what is left between folds once the difficulty of each
+    fold and the level of each competitor are taken out. None where every competitor has one run.
+    """
+    seeds = [[foreground_mean(table) for table in scores[fold]] for scores in field.values() for fold in sorted(scores)]
+    within = pooled_deviation(seeds)
+    if within is not None:
+        return within
+    means = np.array([run_means(scores) for scores in field.values()])  # one run per competitor and fold
+    degrees = (means.shape[0] - 1) * (means.shape[1] - 1)
+    if degrees < 1:
+        return None
+    left = means - means.mean(1, keepdims=True) - means.mean(0, keepdims=True) + means.mean()
+    return float(np.sqrt((left**2).sum() / degrees)), degrees
+
+
+def noise_margin(noise: tuple[float, int] | None, first: int, second: int) -> float | None:
+    """Return what the means of so many runs of one and the same method differ by at most, with a chance of 95 %."""
+    if noise is None:
+        return None
+    deviation, degrees = noise
+    return float(stats.t.ppf(0.975, degrees) * deviation * np.sqrt(1 / first + 1 / second))

@@ -1,0 +1,90 @@
+"""The page: honest words, every name escaped, charts and matrix there."""
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from autoseg.benchmarking.judging import conclude
+from autoseg.reporting.charts import scatter_chart
+
+DATASET = "Dataset004_Hippocampus"
+VOID = {"meta", "br", "img", "line", "circle", "rect", "polyline", "path"}
+
+
+class Balanced(HTMLParser):
+    """Raises where a tag is closed that is not open."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attributes):
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+
+def page_of(done):
+    text = (done.folder / "index.html").read_text(encoding="utf-8")
+    parser = Balanced()
+    parser.feed(text)
+    assert parser.open == []
+    return text
+
+
+def test_a_page_with_a_winner(campaign):
+    done = campaign("plain_unet", "unet", "swin_unet", recipes="common")
+    text = page_of(done)
+    assert "plain_unet is best with a mean Dice of" in text
+    assert ">a winner</span>" in text
+    assert text.count("<figure") == 5
+    assert "Dice by label" in text
+    assert re.search(r'<span class="good" title="plain_unet minus unet: \+0\.\d+, \+0\.\d+ to \+0\.\d+', text)
+    assert not re.search(r"(src|href)=.?(https?:|/)", text)  # self-contained
+
+
+def test_a_page_without_a_winner(campaign):
+    done = campaign("plain_unet", "unet", seeds=1)
+    text = page_of(done)
+    assert ">no winner</span>" in text
+    assert "No winner. " in text
+    assert "add seeds (--seeds 3)" in text
+
+
+def test_names_are_escaped(campaign):
+    done = campaign("plain_unet", "unet")
+    evil = "<script>alert('x')</script>"
+    content = done.record.content
+    content["name"] = evil
+    for entry in content["entries"].values():
+        entry["name"] += evil
+    content["skipped"][f"{DATASET}/{evil}"] = evil
+    content["question"]["settings"] = {evil: evil}
+    for run in content["runs"].values():
+        summary = done.folder / run["folder"] / "validation" / "summary.json"
+        summary.write_text(summary.read_text().replace("Anterior", "<img src=x>"))
+    conclude(done.record)
+    text = page_of(done)
+    assert "<script>alert" not in text
+    assert "<img" not in text
+    assert "&lt;script&gt;alert" in text
+    assert "&lt;img src=x&gt;" in text
+
+
+def test_scatter_charts_stress_what_none_beats():
+    drawn = scatter_chart("t", {"a": ("1", 10.0, 0.9), "b": ("2", 100.0, 0.8), "c": ("3", 1.0, 0.5)}, across="x")
+    assert drawn.count('class="dot"') == 2
+    assert drawn.count('class="f6 mark"') == 1
+    assert "<title>b: 0.800 at 100</title>" in drawn
+    assert scatter_chart("t", {"a": ("1", 0.0, 0.9)}, across="x") == ""
+
+
+@pytest.mark.parametrize("values", [(1.0,), (3.0, 3.1), (0.001, 4000.0), (20.0, 90.0)])
+def test_scatter_charts_have_a_few_round_numbers_across(values):
+    drawn = scatter_chart("t", {str(x): ("1", x, 0.5) for x in values}, across="x")
+    across = re.findall(r'text-anchor="middle">([\d.e-]+)</text>', drawn)
+    assert 1 <= len(across) <= 7

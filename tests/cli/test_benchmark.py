@@ -1,0 +1,142 @@
+"""`autoseg benchmark` as typed: one real campaign with processes of its own, what it costs, wrong use."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from autoseg.workspace import Workspace
+
+NAME = "Dataset004_Hippocampus"
+
+
+@pytest.fixture(scope="module")
+def place(tiny, tmp_path_factory):
+    """A workspace whose plans `tiny` any network with strides of two can take."""
+    target = Workspace.open(tmp_path_factory.mktemp("benchmark"))
+    shutil.copytree(tiny.raw, target.raw)
+    shutil.copytree(tiny.preprocessed, target.preprocessed)
+    return target
+
+
+def line(place, *more):
+    return ("benchmark", NAME, "--architectures", "plain_unet", "unet", "--plans", "tiny", "--budget", "2", "--seeds",
+            "1", "--folds", "0", "--device", "cpu", "--workspace", place.root, *more)  # fmt: skip
+
+
+def test_a_campaign_from_the_first_process_to_the_page(autoseg, place, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    told = autoseg(*line(place, "--dry-run"))
+    assert told.code == 0, told.err
+    assert "2 runs left" in told.out
+    assert not (place.root / "benchmarks").exists()
+
+    done = autoseg(*line(place, "--jobs", "2"))
+    assert done.code == 0, done.err
+    folder = place.root / "benchmarks" / "equal-2steps"
+    assert {file.name for file in folder.iterdir()} >= {"benchmark.json", "runs.csv", "cases.csv", "index.html"}
+    with (folder / "runs.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["status"], row["steps"]) for row in rows] == [("finished", "2")] * 2
+    for row in rows:
+        for column in ("parameters", "step_flops", "forward_flops", "step_seconds", "train_cpu_seconds",
+                       "inference_seconds_per_case", "peak_gib_of_training", "peak_gib_of_run", "cases"):  # fmt: skip
+            assert float(row[column]) > 0, column
+        assert float(row["forward_flops"]) < float(row["step_flops"])
+    assert list(folder.glob("runs/*/*/fold_0/validation/*.nii.gz"))
+    assert not list(folder.rglob("*.safetensors"))  # unless --keep-weights
+    assert not list((place.root / "results").glob("*"))  # `find-best` knows nothing of these runs
+    assert "No winner" in done.out or "single run" in done.out
+
+    written = {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")}
+    again = autoseg(*line(place, "--json"))
+    assert again.code == 0, again.err
+    content = json.loads(again.out)
+    assert {run["status"] for run in content["runs"].values()} == {"finished"}
+    assert len(content["verdict"]["datasets"][0]["comparisons"]) == 1
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("run.json")} == written
+
+    told = json.loads(autoseg(*line(place, "--dry-run", "--json")).out)
+    assert (told["runs"], told["finished"], told["datasets"][0]["steps"]) == (2, 2, 2)
+    assert told["datasets"][0]["rule"] == "measured steps"
+    assert told["hours"] == 0
+
+
+def test_a_run_that_fails_is_listed_and_the_code_is_1(autoseg, place, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    (tmp_path / "broken.py").write_text(
+        '"""A network that cannot run."""\n'
+        "from autoseg import Architecture, register\n\n\n"
+        '@register.architecture("broken")\n'
+        "class Broken(Architecture):\n"
+        '    """For a test."""\n\n'
+        "    def __init__(self, spec):\n"
+        '        raise RuntimeError("no such thing")\n'
+    )
+    done = autoseg(
+        "benchmark", NAME, "--architectures", tmp_path / "broken.py", "--plans", "tiny", "--budget", "2", "--seeds",
+        "1", "--name", "broken", "--device", "cpu", "--workspace", place.root,
+    )  # fmt: skip
+    assert done.code == 1
+    assert "failed: " in done.err
+    assert "no such thing" in done.err
+    assert "no such thing" in (place.root / "benchmarks" / "broken" / "index.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_ctrl_c_stops_the_child_and_leaves_a_page(place):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    arguments = [str(part) for part in line(place, "--name", "stopped")]
+    arguments[arguments.index("--budget") + 1] = "100000"
+    arguments.remove("unet")
+    process = subprocess.Popen([sys.executable, "-m", "autoseg.cli", *arguments], env=environment,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
+    folder = place.root / "benchmarks" / "stopped"
+    deadline = time.monotonic() + 300
+    while not list(folder.glob("runs/*/*/fold_0/log.jsonl")) and time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=200)
+    assert process.returncode == 130
+    assert "interrupted" in said
+    assert (folder / "index.html").is_file()
+    assert not list(folder.glob("work/*.request.json"))  # no child is left
+    states = list(folder.glob("runs/*/*/fold_0/run.json"))
+    assert states
+    assert {json.loads(state.read_text())["status"] for state in states} <= {"interrupted", "running"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--architectures", "plain_une"), "did you mean plain_unet"),
+        ((), "there is nothing to compare"),
+        (("--architectures", "plain_unet", "--equal", "money"), "--equal 'money'"),
+        (("--architectures", "plain_unet", "--budget", "5h"), "--budget '5h'"),
+        (("--architectures", "plain_unet", "--name", "../up"), "--name"),
+        (("--architectures", "plain_unet", "--plans", "none"), "there are no plans 'none'"),
+    ],
+)
+def test_wrong_use(autoseg, place, arguments, message):
+    said = autoseg("benchmark", NAME, *arguments, "--workspace", place.root)
+    assert said.code == 2
+    assert message in said.err
+    assert "To mend it" in said.err
+
+
+def test_dry_run_of_what_is_not_planned_yet(autoseg, place):
+    told = autoseg("benchmark", NAME, "--architectures", "plain_unet", "meddinov3", "--equal", "time", "--budget",
+                   "60s", "--folds", "cv", "--workspace", place.root, "--dry-run", "--json")  # fmt: skip
+    assert told.code == 0, told.err
+    (one,) = json.loads(told.out)["datasets"]
+    assert one["runs"] == 3 * 5  # the images are 3D, one network is 2D only
+    assert one["cases"] == 6
+    assert one["seconds"] > 15 * 60
+    assert one["rule"] == "the budget"
