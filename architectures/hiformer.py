@@ -8,9 +8,10 @@ Taken from the plan: strides and kernels of at most three levels below the image
 strides (stem and max-pooling, published patches of 4) where the planned patch has 112 voxels on every axis that this
 quarters; else there is no max-pooling. Windows are 7 where that divides the planned grid, else the greatest of 4 to 8
 (2D) or 4 to 6 (3D) that does; else maps are padded, and the padding is hidden. The Swin width is 96 where the plan has
-32 channels, else in proportion, in multiples of 12 as the heads ask for; all other widths follow it. 3D has basic
-blocks in its ResNet for every size. Position tables have the planned size and are interpolated for other images. One
-output resolution: deep supervision changes nothing.
+32 channels, else in proportion, in multiples of 12 as the heads ask for; all other widths follow it, and the fusion has
+fewer heads where they would have fewer than 16 channels. 3D has basic blocks in its ResNet for every size. Position
+tables have the planned size and are interpolated for other images. One output resolution: deep supervision changes
+nothing.
 
 Options: size ("s", "b", "l"), dlf ("active"; "released": as in the published code, where the fusion does not reach the
 output and its weights are idle), width, max_tokens (4096: levels with more positions have keys and values averaged),
@@ -36,7 +37,7 @@ from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.patch_merging import PatchMerging
 from autoseg.architectures.blocks.patch_strides import grids, patch_strides
 from autoseg.architectures.blocks.resnet import BasicBlock, Bottleneck, ResNet
-from autoseg.architectures.blocks.self_attention import TransformerLayer
+from autoseg.architectures.blocks.self_attention import TransformerLayer, common_heads
 from autoseg.architectures.blocks.vit import fit_positions
 from autoseg.architectures.blocks.window_attention import SwinStage
 from torch import Tensor, nn
@@ -70,6 +71,7 @@ DROP_PATH = 0.1  # of the last block; rises from 0
 SMALLEST_JOINED = 112  # voxels of an axis that is quartered at once
 WINDOWS = {2: (7, 8, 6, 5, 4), 3: (7, 6, 5, 4)}  # the first that divides the grid
 PADDED_WINDOW = {2: 7, 3: 4}
+HEAD_WIDTH = 16  # at least, of the fusion's heads
 GROUP = 4  # channels per group of the decoder's norm
 
 
@@ -177,13 +179,14 @@ class DoubleLevelFusion(nn.Module):
     def __init__(self, fine: int, coarse: int, size: Size, max_tokens: int):
         super().__init__()
         widths, self.max_tokens = (fine, coarse), max_tokens
+        heads = [heads_for(width, number) for width, number in zip(widths, size.heads, strict=True)]
         self.there = nn.ModuleList(_change(widths[i], widths[1 - i]) for i in range(2))
         self.norms = nn.ModuleList(nn.LayerNorm(widths[1 - i]) for i in range(2))
-        self.cross = nn.ModuleList(ClassAttention(widths[1 - i], size.heads[1 - i]) for i in range(2))
+        self.cross = nn.ModuleList(ClassAttention(widths[1 - i], heads[1 - i]) for i in range(2))
         self.back = nn.ModuleList(_change(widths[1 - i], widths[i]) for i in range(2))
         self.layers = nn.ModuleList(
             nn.ModuleList(
-                TransformerLayer(widths[i], size.heads[i], widths[i] * size.ratios[i]) for _ in range(size.depths[i])
+                TransformerLayer(widths[i], heads[i], widths[i] * size.ratios[i]) for _ in range(size.depths[i])
             )
             for i in range(2)
         )
@@ -260,6 +263,11 @@ def stem_strides(stride: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...
 def window_for(edge: int, dims: int) -> int:
     """Return the edge of windows for a planned grid's edge."""
     return next((window for window in WINDOWS[dims] if edge % window == 0), PADDED_WINDOW[dims])
+
+
+def heads_for(width: int, heads: int) -> int:
+    """Return `heads`, or fewer, so that they divide the width and have 16 channels each, as published at least."""
+    return common_heads(width, min(heads, max(1, width // HEAD_WIDTH)))
 
 
 def resize_positions(table: Tensor, planned: Sequence[int], shape: Sequence[int]) -> Tensor:

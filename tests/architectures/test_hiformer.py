@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from autoseg.architectures.hiformer import HiFormer, Shorten, resize_positions, stem_strides, window_for
+from autoseg.architectures.hiformer import HiFormer, Shorten, heads_for, resize_positions, stem_strides, window_for
 from network_specs import count, make_spec
 
 from autoseg.errors import UserError
@@ -181,6 +181,13 @@ def test_small_patches_are_not_quartered_at_once():
 def test_windows():
     assert [window_for(edge, 2) for edge in (56, 16, 20, 12, 9, 2)] == [7, 8, 5, 6, 7, 7]
     assert [window_for(edge, 3) for edge in (56, 16, 20, 12, 9, 2)] == [7, 4, 5, 6, 4, 4]
+
+
+@pytest.mark.parametrize("size", ["s", "b", "l"])
+def test_heads_of_the_fusion(size):
+    heads = [[layer.attention.heads for layer in layers] for layers in at_224(size).fusion.layers]
+    assert heads == {"s": [[3], [3]], "b": [[6], [12, 12]], "l": [[6], [6] * 4]}[size]
+    assert [heads_for(24, 6), heads_for(48, 12), heads_for(12, 6)] == [1, 3, 1]
 
 
 def test_positions_are_interpolated():
