@@ -77,9 +77,14 @@ class Trainer:
     def build_modules(self) -> dict[str, nn.Module]:
         """Return every module that is trained or checkpointed; "network" is what predicts."""
         configuration = self.context.configuration
-        return {
-            "network": build_network(configuration.architecture, self.network_spec(), self.context.workspace_root),
-        }
+        network = build_network(configuration.architecture, self.network_spec(), self.context.workspace_root)
+        if self.labels.regions and not getattr(network, "takes_regions", lambda: True)():
+            raise UserError(
+                f"{configuration.architecture} gives probabilities of classes that exclude each other, and the labels "
+                "of this data set are regions that may overlap",
+                mend="choose another architecture or another of its options: `autoseg list architectures`",
+            )
+        return {"network": network}
 
     def build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         """Return named optimisers; the learning rate of each group is multiplied by `schedule`."""
