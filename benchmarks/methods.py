@@ -2,8 +2,7 @@
 
     python benchmarks/methods.py [--only few_labels pretraining self_distillation distillation] [--seeds 0 1 2]
 
-Every run is what a user types. Plans are `auto`'s, sized for 2 cores: 3d_fullres and 500 steps for pretraining, 2d and
-3000 steps for the others. Fold 0, scored on its 40 held-out cases, except for the distillation into one network: its
+Every run is what a user types. Plans are `auto`'s, sized for 2 cores; `COMPARISONS` names configuration and steps. Fold 0, scored on its 40 held-out cases, except for the distillation into one network: its
 teachers are the five folds of `cv`, which together have seen every training case, so student and teachers are scored on
 the 10 test cases. What was tuned (`CONSISTENCY`) was tuned on fold 1. Finished runs are not repeated.
 """
@@ -25,14 +24,14 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "Dataset004_Hip
 LABELLED = ("--labelled", "10")
 SMALL, RESIDUAL = ("--plans", "small"), ("--plans", "residual")
 CONSISTENCY = ("--set", "consistency=10")
-STEPS = {"3d_fullres": 500, "2d": 3000}
 
 
 class Bench:
     """One workspace and the rows measured in it."""
 
-    def __init__(self, workspace: Path, configuration: str, output: Path | None):
-        self.workspace, self.configuration, self.output = workspace.resolve(), configuration, output
+    def __init__(self, workspace: Path, configuration: str, steps: int, output: Path | None):
+        self.workspace, self.configuration, self.steps = workspace.resolve(), configuration, steps
+        self.output = output
         self.rows: list[dict] = []
 
     def autoseg(self, *arguments: str) -> str:
@@ -53,7 +52,7 @@ class Bench:
         """Train one run; returns its folder and keeps its row."""
         name = f"{comparison}.{arm}.{seed}"
         folds = [fold] if command == "train" else []
-        given = ["--set", f"steps={STEPS[self.configuration]}", "--set", "stop_on_collapse=false", *arguments]
+        given = ["--set", f"steps={self.steps}", "--set", "stop_on_collapse=false", *arguments]
         started = time.monotonic()
         said = self.autoseg(
             command, str(DATA), self.configuration, *folds, "--seed", str(seed), "--name", name, "--json", *given
@@ -107,11 +106,11 @@ def seconds_per_case(models: Mapping[str, Path]) -> dict[str, float]:
 
 def few_labels(bench: Bench, seeds: list[int]) -> None:
     """Supervised with 10 labelled cases against the methods that also see the other 150 without labels."""
-    bench.plan("small", "--time-budget", "6m")
-    arms = {"supervised": (), "mean_teacher": CONSISTENCY, "bidirectional_copy_paste": ()}
+    bench.plan("auto", "--time-budget", "20m")
+    arms = {"supervised": (), "bidirectional_copy_paste": (), "mean_teacher": CONSISTENCY}
     for seed in seeds:
         for trainer, given in arms.items():
-            bench.train("few_labels", trainer, seed, *LABELLED, *SMALL, "--trainer", trainer, *given)
+            bench.train("few_labels", trainer, seed, *LABELLED, "--trainer", trainer, *given)
 
 
 def pretraining(bench: Bench, seeds: list[int]) -> None:
@@ -147,9 +146,11 @@ def distillation(bench: Bench, seeds: list[int]) -> None:
 
 
 COMPARISONS = {
-    "few_labels": (few_labels, "2d"), "pretraining": (pretraining, "3d_fullres"),
-    "self_distillation": (self_distillation, "2d"), "distillation": (distillation, "2d"),
-}  # fmt: skip
+    "few_labels": (few_labels, "3d_fullres", 2000),
+    "pretraining": (pretraining, "3d_fullres", 500),
+    "self_distillation": (self_distillation, "2d", 3000),
+    "distillation": (distillation, "2d", 3000),
+}
 
 
 def main() -> None:
@@ -161,9 +162,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     for name in options.only:
-        compare, configuration = COMPARISONS[name]
+        compare, configuration, steps = COMPARISONS[name]
         output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
-        compare(Bench(options.workspace, configuration, output), options.seeds)
+        compare(Bench(options.workspace, configuration, steps, output), options.seeds)
 
 
 if __name__ == "__main__":
