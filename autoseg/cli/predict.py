@@ -43,6 +43,20 @@ def predict(
     precision: Annotated[
         str, typer.Option("--precision", metavar="FORMAT", help="auto, fp32, bf16 or fp16: what networks compute in.")
     ] = "auto",
+    tta_adapt: Annotated[
+        str | None,
+        typer.Option(
+            "--tta-adapt",
+            metavar="METHOD",
+            help="entropy: let the norms of the network learn from each image first; up to ten times the time.",
+            show_default=False,
+        ),
+    ] = None,
+    tta_steps: Annotated[int, typer.Option("--tta-steps", min=0, help="Steps of --tta-adapt.")] = 3,
+    tta_lr: Annotated[float, typer.Option("--tta-lr", min=0.0, help="Learning rate of --tta-adapt.")] = 0.01,
+    tta_online: Annotated[
+        bool, typer.Option("--tta-online", help="Keep what --tta-adapt learned for the next image.")
+    ] = False,
     network_options: NetworkOptions = None,
     device: Device = "auto",
     workers: Workers = None,
@@ -61,11 +75,16 @@ def predict(
       autoseg predict -i images -o segmentations -d Dataset004_Hippocampus
     """
     from autoseg.cli.values import parse_values
-    from autoseg.inference import Predictor
+    from autoseg.inference import Adaptation, Predictor
     from autoseg.workspace import Workspace
 
     if (model is None) == (dataset is None):
         raise UserError("give either a model folder or a data set", mend="use -m MODEL or -d DATASET")
+    if tta_adapt not in (None, "entropy"):
+        raise UserError(f"--tta-adapt can be entropy, got {tta_adapt!r}")
+    if tta_adapt is None and (tta_steps, tta_lr, tta_online) != (3, 0.01, False):
+        raise UserError("--tta-steps, --tta-lr and --tta-online go with an adaptation", mend="add --tta-adapt entropy")
+    adaptation = Adaptation(tta_steps, tta_lr, tta_online) if tta_adapt else None
     predictor = Predictor.load(
         model if model is not None else Workspace.open(workspace).find_model(dataset),
         device=device,
@@ -74,6 +93,7 @@ def predict(
         mirroring=mirroring,
         precision=precision,
         network_options=parse_values(network_options or []),
+        adaptation=adaptation,
         trust_plugins=trust_plugins,
     )
     results = predictor.predict_folder(

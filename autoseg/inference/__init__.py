@@ -1,5 +1,6 @@
 """Inference: network and case -> label map on the original grid. Knows model folders, not trainers."""
 
+from autoseg.inference.adaptation import Adaptation, adapted
 from autoseg.inference.export import label_map, logits_to_label_map, logits_to_probabilities, probabilities, uncertainty
 from autoseg.inference.folder import CaseResult
 from autoseg.inference.postprocessing import postprocess
@@ -15,11 +16,13 @@ from autoseg.inference.resampling import Resampled
 from autoseg.inference.window import Mean, sliding_window, sliding_window_logits
 
 __all__ = [
+    "Adaptation",
     "CaseResult",
     "Mean",
     "Prediction",
     "Predictor",
     "Resampled",
+    "adapted",
     "evaluating",
     "label_map",
     "logits_to_label_map",

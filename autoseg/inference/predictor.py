@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 
 from autoseg.devices import choose_device
 from autoseg.errors import UserError
+from autoseg.inference.adaptation import Adaptation
 from autoseg.inference.export import label_map, probabilities, uncertainty
 from autoseg.inference.folder import CaseResult, predict_folder
 from autoseg.inference.members import LoadedMember, load_members
@@ -51,6 +52,7 @@ class Settings:
     mirroring: bool = True
     precision: str = "auto"
     network_options: Mapping[str, Any] = field(default_factory=dict)
+    adaptation: Adaptation | None = None
 
 
 class Predictor:
@@ -73,11 +75,13 @@ class Predictor:
         mirroring: bool = True,
         precision: str = "auto",
         network_options: Mapping[str, Any] | None = None,
+        adaptation: Adaptation | None = None,
         trust_plugins: bool = False,
     ) -> Predictor:
         """Read a model folder, verify its checksums and bring the networks of the folds (None: all) to the device.
 
-        `network_options` go over those the networks were trained with: UNet++'s {"inference": "prune:2"}.
+        `network_options` go over those the networks were trained with: UNet++'s {"inference": "prune:2"}. With
+        `adaptation` the norms of every network learn from each image before it is segmented.
         """
         folder = Path(model_folder)
         if not 0 < step_size <= 1:
@@ -89,13 +93,15 @@ class Predictor:
         members = load_members(
             folder, model, device=chosen, folds=folds, network_options=network_options, trust_plugins=trust_plugins
         )
-        return cls(model, members, Settings(step_size, mirroring, precision, dict(network_options or {})), chosen)
+        settings = Settings(step_size, mirroring, precision, dict(network_options or {}), adaptation)
+        return cls(model, members, settings, chosen)
 
     @property
     def identity(self) -> str:
         """Return a digest of the model's content, the folds in use and the settings."""
         folds = {loaded.member.name: sorted(loaded.folds) for loaded in self.members}
-        return content_hash(self.model.model_dump(mode="json"), folds, vars(self.settings))
+        settings = {name: value for name, value in asdict(self.settings).items() if value is not None}
+        return content_hash(self.model.model_dump(mode="json"), folds, settings)
 
     def predict_array(
         self,
@@ -180,6 +186,8 @@ class Predictor:
             precision=self.settings.precision,
             previous_label=previous,
             activation=activation if with_uncertainty and loaded.member.in_ensemble else None,
+            adaptation=self.settings.adaptation,
+            regions=self.model.labels.regions,
         )
         if len(self.members) > 1:  # several volumes of logits wait for each other: not on the GPU
             return Mean(mean.logits.cpu(), None if mean.probabilities is None else mean.probabilities.cpu())

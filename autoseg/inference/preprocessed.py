@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,12 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from autoseg.errors import UserError
+from autoseg.inference.adaptation import Adaptation, adapted
 from autoseg.inference.window import Activation, Mean, sliding_window
 from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.resample_labels import resample_labels
 
 if TYPE_CHECKING:
     from autoseg.store.records import CaseProperties
+
+log = logging.getLogger(__name__)
 
 
 def predict_preprocessed(
@@ -52,15 +56,28 @@ def predict_mean(
     precision: str = "auto",
     previous_label: np.ndarray | Tensor | None = None,
     activation: Activation | None = None,
+    adaptation: Adaptation | None = None,
+    regions: bool = False,
 ) -> Mean:
-    """Do as `predict_preprocessed`, and with `activation` return the mean of the activated outputs, too."""
+    """Do as `predict_preprocessed`, and with `activation` return the mean of the activated outputs, too.
+
+    With `adaptation` the networks are first adapted to the image; `regions` tells that outputs are not exclusive.
+    """
     image = torch.as_tensor(image)
     if previous_label is not None:
         channels = one_hot_foreground(previous_label, configuration.network.in_channels - len(image))
         image = torch.cat([image, channels])
     if len(image) != configuration.network.in_channels:
         raise UserError(f"{configuration.name!r} takes {configuration.network.in_channels} channels, got {len(image)}")
-    with evaluating(networks):
+    with evaluating(networks), ExitStack() as stack:
+        if adaptation is not None:
+            entropies = stack.enter_context(
+                adapted(
+                    networks, image, configuration.patch_size, adaptation, regions=regions, step_size=step_size,
+                    device=device,
+                )
+            )  # fmt: skip
+            log.debug("entropy while adapting, per network: %s", entropies)
         return sliding_window(
             networks, image, configuration.patch_size, num_outputs=configuration.network.num_outputs,
             step_size=step_size, mirror_axes=mirror_axes, device=device, precision=precision, activation=activation,

@@ -93,6 +93,8 @@ def test_debug_shows_the_traceback(failing):
         (["train", "D", "2d", "--time-budget", "soon"], "'soon' is not a time span"),
         (["predict", "-i", "a", "-o", "b"], "give either a model folder or a data set"),
         (["predict", "-i", "a", "-o", "b", "-d", "4"], "no selected models fit '4'"),
+        (["predict", "-i", "a", "-o", "b", "-m", "none", "--tta-adapt", "more"], "can be entropy, got 'more'"),
+        (["predict", "-i", "a", "-o", "b", "-m", "none", "--tta-steps", "5"], "add --tta-adapt entropy"),
         (["predict", "-i", "a", "-o", "b", "-m", "none"], "model.json: the file does not exist"),
         (["train", "D", "2d", "--set", "a"], "--set 'a' is not of the form"),
         (["plan-and-preprocess", "D", "--network-option", "a"], "--network-option 'a' is not of the form"),
