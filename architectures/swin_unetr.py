@@ -1,4 +1,4 @@
-"""Swin UNETR. Source: Hatamizadeh et al. 2022, arXiv:2201.01266; as Swin-BOB: Bourigault et al. 2025, arXiv:2504.06908.
+"""Swin UNETR. Source: Hatamizadeh et al. 2022, arXiv:2201.01266; Swin-BOB: Bourigault et al. 2025, arXiv:2504.06908.
 
 The network is MONAI's (Apache-2.0), which has to be installed: `pip install "autoseg-engine[monai]"`. This file takes
 its sizes from the plan and splits it into encoder and decoder.
@@ -9,8 +9,14 @@ of 12 as the attention heads ask for. It has one output resolution, so deep supe
 feature_size, depths (2, 2, 2, 2), heads (3, 6, 12, 24), window (7), checkpointing (trades time for memory).
 
 Published optimiser: AdamW, learning rate 1e-4, weight decay 1e-5 (its recipe, used unless others are given).
-Parameters with one channel, 14 outputs, feature size 48:
-published 62 187 296, here the same.
+Parameters with one channel, 14 outputs, feature size 48: published 62 187 296, here the same.
+
+Swin-BOB is this network for whole-body MRI: `swin_bob` has its authors' recipe, half of the patches on foreground, and
+is to start from their weights, or anyone's with MONAI's tensor names: `train --pretrained FILE`, safetensors or a torch
+file of tensors and plain values, the weights in its entry "state_dict". They fit a feature size of 48. Of other labels
+the head starts fresh; for other image channels the first kernels are adapted, which the authors leave out. Not taken:
+warm-up and cosine of the rate, batches of 2, patches of 96 voxels, AMP; these are the plan's. The authors' adaptation
+to each image (ETTA) works with every architecture: `predict --tta-adapt entropy`.
 """
 
 from __future__ import annotations
@@ -45,7 +51,9 @@ class SwinUNETR(Architecture):
         options = self.options
         multiple = self.patch_multiple(spec)
         if any(edge % step for edge, step in zip(spec.patch_size, multiple, strict=True)):
-            raise UserError(f"swin_unetr takes patches that are multiples of {multiple}, this one is {spec.patch_size}")
+            raise UserError(
+                f"this network takes patches that are multiples of {multiple}, this one is {spec.patch_size}"
+            )
         self.network = _monai()(
             in_channels=spec.in_channels,
             out_channels=spec.num_outputs,
@@ -72,6 +80,12 @@ class SwinUNETR(Architecture):
             multiple[-1] *= 2
         return tuple(multiple)
 
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights under MONAI's names are those of the network inside."""
+        if "swinViT.patch_embed.proj.weight" not in weights:
+            return weights
+        return {f"network.{name}": tensor for name, tensor in weights.items()}
+
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return the refined maps at 1, 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution, for x (B, C, *S)."""
         network = self.network
@@ -89,12 +103,20 @@ class SwinUNETR(Architecture):
         return network.out(x)
 
 
+@register.architecture("swin_bob")
+class SwinBOB(SwinUNETR):
+    """Swin-BOB, 3D: Swin UNETR as published for whole-body MRI, to start from those weights. Needs MONAI."""
+
+    dims = (3,)
+    recipe = {**SwinUNETR.recipe, "foreground_fraction": 0.5}
+
+
 def _monai() -> type[nn.Module]:
     try:
         from monai.networks.nets import SwinUNETR as Network
     except ImportError as error:
         raise UserError(
-            f"swin_unetr needs MONAI, which cannot be imported: {error}",
+            f"Swin UNETR needs MONAI, which cannot be imported: {error}",
             mend='python -m pip install "autoseg-engine[monai]"',
         ) from None
     return Network

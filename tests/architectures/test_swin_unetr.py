@@ -3,9 +3,12 @@
 import pytest
 import torch
 from network_specs import count, make, make_spec
+from safetensors.torch import save_file
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.inference.adaptation import norm_parameters
+from autoseg.training.pretrained import load_pretrained
 
 
 def test_without_monai_the_mend_is_told(monkeypatch):
@@ -28,8 +31,58 @@ def test_published_parameter_count():
     pytest.importorskip("monai", reason="MONAI is not installed")
     network = make("swin_unetr", make_spec(3, 6, patch=(96,) * 3, outputs=14))
     assert count(network) == 62_187_296
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.LayerNorm)]
-    assert sum(count(norm) for norm in norms) == 17_280
+    assert sum(parameter.numel() for parameter in norm_parameters(network).values()) == 17_280  # what ETTA adapts
+
+
+def published_weights(folder, channels, outputs, wrapping):
+    """Write weights under MONAI's own names, as the authors do; returns file and tensors."""
+    from monai.networks.nets import SwinUNETR
+
+    torch.manual_seed(1)
+    state = SwinUNETR(in_channels=channels, out_channels=outputs, feature_size=12).state_dict()
+    if wrapping == "safetensors":
+        save_file(state, folder / "swin.safetensors")
+        return folder / "swin.safetensors", state
+    named = {f"module.{name}": tensor for name, tensor in state.items()} if wrapping == "module" else state
+    torch.save({"state_dict": named, "epoch": 3, "best_acc": 0.85}, folder / "swin.pt")
+    return folder / "swin.pt", state
+
+
+@pytest.mark.parametrize("wrapping", ["safetensors", "state_dict", "module"])
+def test_published_weights_are_loaded(tmp_path, wrapping):
+    pytest.importorskip("monai", reason="MONAI is not installed")
+    file, state = published_weights(tmp_path, 1, 5, wrapping)
+    network = make("swin_bob", make_spec(3, 4, patch=(32, 32, 64), outputs=5, base=8))
+    assert {row.status for row in load_pretrained(network, file)} == {"loaded"}
+    ours = network.network.state_dict()
+    assert ours.keys() == state.keys()
+    assert all(torch.equal(ours[name], tensor) for name, tensor in state.items())
+
+
+def test_other_labels_and_channels_than_the_published_ones(tmp_path):
+    pytest.importorskip("monai", reason="MONAI is not installed")
+    file, state = published_weights(tmp_path, 1, 5, "state_dict")
+    network = make("swin_bob", make_spec(3, 4, patch=(32, 32, 64), outputs=3, channels=4, base=8))
+    status = {row.name.removeprefix("network."): row.status for row in load_pretrained(network, file)}
+    others = {name: found for name, found in status.items() if found != "loaded"}
+    assert others == {
+        "out.conv.conv.weight": "fresh",
+        "out.conv.conv.bias": "fresh",
+        "swinViT.patch_embed.proj.weight": "adapted",
+        "encoder1.layer.conv1.conv.weight": "adapted",
+        "encoder1.layer.conv3.conv.weight": "adapted",
+    }
+    ours = network.network.state_dict()["swinViT.patch_embed.proj.weight"]
+    torch.testing.assert_close(ours.sum(1, keepdim=True), state["swinViT.patch_embed.proj.weight"])
+
+
+def test_swin_bob_has_its_own_recipe():
+    bob, plain = (plugins.load("architecture", name) for name in ("swin_bob", "swin_unetr"))
+    assert issubclass(bob, plain)
+    assert bob.dims == (3,)
+    assert bob.recipe == {**plain.recipe, "foreground_fraction": 0.5}
+    assert bob.recipe["learning_rate"] == 1e-4
+    assert bob.recipe["weight_decay"] == 1e-5
 
 
 def test_the_split_equals_monais_own_forward_pass():
