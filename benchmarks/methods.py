@@ -2,9 +2,10 @@
 
     python benchmarks/methods.py [--only few_labels pretraining self_distillation distillation] [--seeds 0 1 2]
 
-Every run is what a user types. Plans are `auto`'s, sized for 2 cores; `COMPARISONS` names configuration and steps. Fold 0, scored on its 40 held-out cases, except for the distillation into one network: its
-teachers are the five folds of `cv`, which together have seen every training case, so student and teachers are scored on
-the 10 test cases. What was tuned (`CONSISTENCY`) was tuned on fold 1. Finished runs are not repeated.
+Every run is what a user types. Plans are `auto`'s, sized for 2 cores; `COMPARISONS` names configuration and steps. Fold
+0, scored on its 40 held-out cases, except for the distillation into one network: its teachers are the five folds of
+`cv`, which together have seen every training case, so student and teachers are scored on the 10 test cases. What was
+tuned (`CONSISTENCY`) was tuned on fold 1. Finished runs are not repeated.
 """
 
 from __future__ import annotations
