@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -37,11 +37,13 @@ class Benchmark:
     record: Record
     verdicts: tuple[Verdict, ...]
     overall: tuple[Overall, ...]
+    asked: tuple[str, ...]  # keys of the runs that this call was for; the record may hold more
 
     @property
     def failures(self) -> dict[str, str]:
-        """Return {run or plan: why it failed}."""
-        return {key: run["error"] for key, run in self.record["runs"].items() if "error" in run}
+        """Return {run or network: why it failed} of what was asked for."""
+        runs = self.record["runs"]
+        return {key: runs[key]["error"] for key in self.asked if "error" in runs.get(key, {})}
 
 
 def benchmark(
@@ -75,14 +77,15 @@ def benchmark(
         if restart:
             record.clear()
         means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
+        record.content["runs"] = {key: run for key, run in record["runs"].items() if "dataset" in run}
         for missing, reason in broken.items():
             log.warning("%s is left out: %s", missing, reason)
             record.put("runs", missing, {"error": reason})
         try:
-            _work(question, list(zip(datasets, references, strict=True)), entries, means)
+            asked = _work(question, dict(zip(references, datasets, strict=True)), entries, means)
         finally:
             verdicts, overall = conclude(record)
-    return Benchmark(folder, record, tuple(verdicts), tuple(overall))
+    return Benchmark(folder, record, tuple(verdicts), tuple(overall), (*broken, *asked))
 
 
 def dry_run(
@@ -125,22 +128,31 @@ def _competitors(question: Question, place: Workspace) -> tuple[list[Plugin], di
     return architectures, broken, trainers
 
 
-def _work(question: Question, datasets: Sequence[tuple[Dataset, str]], entries: Sequence[Entry], means: Means) -> None:
-    """Plan, measure and run whatever is not done yet."""
+def _work(question: Question, datasets: Mapping[str, Dataset], entries: Sequence[Entry], means: Means) -> list[str]:
+    """Plan, measure and run whatever is not done yet; returns the keys of all runs that were asked for."""
     record = means.record
-    fields = [make_field(question, dataset, reference, means) for dataset, reference in datasets]
+    for reference, dataset in datasets.items():
+        kept = record["datasets"].get(dataset.name, {}).get("reference", reference)
+        if kept != reference or [other.name for other in datasets.values()].count(dataset.name) > 1:
+            raise UserError(
+                f"two data sets of one campaign are called {dataset.name}", where=reference,
+                mend="rename one, or compare on it in another campaign (--name)",
+            )  # fmt: skip
+    fields = [make_field(question, dataset, reference, means) for reference, dataset in datasets.items()]
     for field in fields:
         served = _serving(field, entries, record)
         networks = {entry.architecture.name: entry.architecture for entry in served}
         plan_all(question, field, list(networks.values()), means)
         measure_all(question, field, served, means)
+    asked: list[str] = []
     tasks = [
         task
         for seed in range(question.seeds)
         for field in fields
-        for task in _tasks_of(question, field, _serving(field, entries, record), seed, means)
+        for task in _tasks_of(question, field, _serving(field, entries, record), seed, means, asked)
     ]
     _carry_out(tasks, means)
+    return asked
 
 
 def default_name(question: Question) -> str:
@@ -178,14 +190,20 @@ def _serving(field: Field, entries: Sequence[Entry], record: Record) -> list[Ent
     return served
 
 
-def _tasks_of(question: Question, field: Field, entries: Sequence[Entry], seed: int, means: Means) -> list[Task]:
-    """Return the runs of one seed that are not finished; what cannot be run is recorded as failed."""
+def _tasks_of(
+    question: Question, field: Field, entries: Sequence[Entry], seed: int, means: Means, asked: list[str]
+) -> list[Task]:
+    """Return the runs of one seed that are not finished; what cannot be run is recorded as failed.
+
+    `asked` gets the keys of all.
+    """
     record = means.record
     tasks = []
     different, twins = distinct(entries, record["datasets"][field.name]["recipe"])
     for twin in twins:
         record["skipped"][f"{field.name}/{twin.key}"] = "at this length its own recipe is the common one"
     for run in runs_of(field.name, different, field.folds, seed):
+        asked.append(run.key)
         request, error = _request(question, field, run, means)
         if error is not None:
             record.put("runs", run.key, {**_about(run), "error": error})

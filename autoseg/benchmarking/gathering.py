@@ -41,7 +41,8 @@ def gather(record: Record, dataset: str) -> tuple[dict[str, Scores], tuple[str, 
     counts = {entry: sum(len(of_folds[fold]) for fold in folds) for entry, of_folds in runs.items()}
     if len(set(counts.values())) > 1:
         notes.append(
-            "Not all methods have the same number of runs; the mean over more seeds is less noisy, not higher."
+            "Not all methods have the same number of runs: the mean over more of them is less noisy, not higher, and "
+            "the interval of a method with a single run does not contain the noise between runs."
         )
     return ({entry: found for entry, found in scores.items() if found}, tuple(names), tuple(notes))
 

@@ -29,14 +29,23 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
             name: [None if np.isnan(mean[index]) else float(mean[index]) for mean in means]
             for index, name in enumerate(names)
         }
-    record.content["verdict"] = {
+    record.content["verdict"] = _plain({
         "datasets": [
             {**asdict(verdict), "comparisons": [{**asdict(c), "decided": c.decided} for c in verdict.comparisons],
              "suitability": verdict.suitability, "classes": classes[verdict.dataset]}
             for verdict in verdicts
         ],
         "overall": [asdict(one) for one in overall],
-    }  # fmt: skip
+    })  # fmt: skip
     record.write()
     write_page(record, verdicts, overall, classes)
     return verdicts, overall
+
+
+def _plain(value: Any) -> Any:
+    """Return nested values as JSON knows them: lists for tuples, null for what is undefined."""
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and np.isnan(value) else value

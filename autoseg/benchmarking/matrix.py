@@ -38,7 +38,7 @@ class Entry:
     def name(self) -> str:
         """Return what people call it: the network, and what else is unusual."""
         trainer = "" if self.trainer.name == USUAL_TRAINER else f" + {self.trainer.name}"
-        return f"{self.architecture.name}{trainer}{', own recipe' if self.recipe == 'own' else ''}"
+        return f"{self.architecture.name}{trainer}{' (own recipe)' if self.recipe == 'own' else ''}"
 
     @property
     def key(self) -> str:

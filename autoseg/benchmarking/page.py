@@ -99,8 +99,8 @@ def _dataset_section(
     parts.append(f"<h3>Quality</h3>{quality_table(verdict, names)}")
     parts.append(
         note(
-            "Runs: standard deviation of the mean Dice between seeds and folds. Rank and share of first places: over "
-            "bootstrap draws of cases and seeds."
+            "\u00b1: standard deviation of the mean Dice between runs (seeds and folds), and how many there are. Mean "
+            "rank (with the ranks of 95 % of draws) and share of first places: over bootstrap draws of cases and seeds."
         )
     )
     parts.append(f"<h3>Cost</h3>{cost_table(record, verdict, names)}")

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.tables import finished_runs
-from autoseg.benchmarking.verdict import Comparison, Verdict
+from autoseg.benchmarking.verdict import Comparison, Standing, Verdict
 from autoseg.reporting.charts import interval_bar
 from autoseg.reporting.markup import DASH, Cell, Raw, chip, label, number, table, text
 
@@ -28,8 +28,7 @@ def quality_table(verdict: Verdict, names: Names) -> str:
         rows.append(
             [
                 number(standing.rank, 0 if standing.rank == int(standing.rank) else 1),
-                label(names[standing.entry]), number(standing.mean), number(standing.deviation, 4),
-                Cell(str(standing.runs), standing.runs),
+                label(names[standing.entry]), number(standing.mean), _spread(standing),
                 _gap(comparison, low, high), _told(comparison, best == standing.entry),
                 Cell("" if comparison is None else f"{comparison.corrected:.2g}",
                      None if comparison is None else comparison.corrected),
@@ -38,8 +37,13 @@ def quality_table(verdict: Verdict, names: Names) -> str:
                 number(standing.share_first, 2),
             ]
         )  # fmt: skip
-    head = ["rank", "method", "Dice", "runs \u00b1", "runs", "to the best", "", "p", "mean rank", "first"]
+    head = ["rank", "method", "Dice", "\u00b1 (runs)", "to the best", "", "corrected p", "mean rank", "first"]
     return table(head, rows, sortable=True, chosen=0 if verdict.winner else None)
+
+
+def _spread(standing: Standing) -> Cell:
+    shown = DASH if standing.deviation is None else f"{standing.deviation:.4f}"
+    return Cell(f"{shown} ({standing.runs})", standing.deviation)
 
 
 def _gap(comparison: Comparison | None, low: float, high: float) -> Cell:

@@ -142,6 +142,7 @@ def kendall_taus(draws: np.ndarray, reference: np.ndarray) -> np.ndarray:
 
 def pooled_deviation(groups: Sequence[Sequence[float]]) -> tuple[float, int] | None:
     """Return standard deviation and degrees of freedom within groups of values, None where each has one value."""
+    groups = [[value for value in group if not np.isnan(value)] for group in groups]
     degrees = sum(len(group) - 1 for group in groups)
     if degrees < 1:
         return None
@@ -160,6 +161,7 @@ def run_noise(field: Mapping[str, Scores]) -> tuple[float, int] | None:
     if within is not None:
         return within
     means = np.array([run_means(scores) for scores in field.values()])  # one run per competitor and fold
+    means = means[~np.isnan(means).any(1)]
     degrees = (means.shape[0] - 1) * (means.shape[1] - 1)
     if degrees < 1:
         return None

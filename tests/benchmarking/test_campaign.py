@@ -1,11 +1,15 @@
 """The matrix of runs, what is done again and what is not, failures, budgets; children are played (conftest)."""
 
 import csv
+import json
+import shutil
 import tomllib
 
 import pytest
+from benchmarking_players import DICE, STEP_SECONDS
 
 from autoseg.benchmarking import Budget, Question
+from autoseg.benchmarking.judging import conclude
 from autoseg.errors import Interrupted, UserError
 
 DATASET = "Dataset004_Hippocampus"
@@ -89,6 +93,53 @@ def test_a_failed_run_goes_into_the_record_and_the_others_go_on(campaign, player
     players.told.clear()
     assert campaign().failures == {}  # failed ones are tried again, finished ones are not
     assert len(players.asked("train")) == 2
+
+
+def test_failures_are_those_of_the_call(campaign, players):
+    players.fails["/unet-"] = "out of memory"
+    assert campaign("plain_unet", "unet", seeds=1).failures
+    assert campaign("plain_unet", seeds=1).failures == {}  # it stays in the record, and on the page
+
+
+def test_a_network_that_cannot_be_imported_is_left_out_and_may_come_back(campaign, place, monkeypatch):
+    folder = place.root / "architectures"
+    folder.mkdir()
+    file = folder / "mine.py"
+    lines = [
+        "from autoseg import Architecture, register",
+        '@register.architecture("mine")',
+        "class Mine(Architecture):",
+        '    """For a test."""',
+    ]
+    file.write_text("\n".join(["import no_such_package", *lines]))
+    assert "no_such_package" in campaign("plain_unet", "mine", seeds=1).failures["mine"]
+    file.write_text("\n".join(lines))
+    monkeypatch.setitem(STEP_SECONDS, "mine", 0.1)
+    monkeypatch.setitem(DICE, "mine", 0.5)
+    assert campaign("plain_unet", "mine", seeds=1).failures == {}
+
+
+def test_scores_that_are_nowhere_defined(campaign, players):
+    done = campaign("plain_unet", "unet", seeds=2)
+    for run in done.record["runs"].values():
+        if "/unet-" in run["folder"]:
+            summary = done.folder / run["folder"] / "validation" / "summary.json"
+            content = json.loads(summary.read_text())
+            for named in content["cases"].values():
+                for scores in named.values():
+                    scores["dice"] = None
+            summary.write_text(json.dumps(content))
+    verdicts, _ = conclude(done.record)
+    assert verdicts[0].standings[-1].entry == "unet-supervised-common"
+    assert verdicts[0].winner is None
+    assert "NaN" not in (done.folder / "benchmark.json").read_text()
+
+
+def test_one_data_set_of_a_name(campaign, place):
+    campaign("plain_unet", seeds=1)
+    shutil.copytree(place.raw / DATASET, place.root / "other" / DATASET)
+    with pytest.raises(UserError, match="two data sets"):
+        campaign("plain_unet", seeds=1, datasets=(str(place.root / "other" / DATASET),))
 
 
 def test_a_network_without_a_plan_fails_alone(campaign, players):

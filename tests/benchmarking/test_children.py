@@ -1,0 +1,91 @@
+"""Real child processes: answers, errors, deaths, and what they plan."""
+
+import json
+import sys
+
+import pytest
+
+from autoseg.benchmarking import child
+from autoseg.benchmarking.children import Task, carry_out
+from autoseg.plans import Plans
+from autoseg.store import CaseStore
+
+NAME = "Dataset004_Hippocampus"
+DEADLY = '''
+"""A network that ends the process."""
+import os
+import signal
+
+from autoseg import Architecture, register
+
+
+@register.architecture("deadly")
+class Deadly(Architecture):
+    """For a test."""
+
+    def __init__(self, spec):
+        os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def workspace_of(place, results):
+    folders = {"raw": place.raw, "preprocessed": place.preprocessed, "results": results, "root": place.root}
+    return {name: str(path) for name, path in folders.items()}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of another kind")
+def test_a_child_that_dies_and_one_that_is_refused(tiny, tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    (tmp_path / "recipe.toml").write_text("learning_rate = 0.01\n")
+    request = {
+        "dataset": str(tiny.raw / NAME), "configuration": "2d", "workspace": workspace_of(tiny, tmp_path / "runs"),
+        "trainer": "supervised", "plans_name": "tiny", "architecture": str(tmp_path / "deadly.py"),
+        "recipe": str(tmp_path / "recipe.toml"), "fold": "0", "settings": {},
+    }  # fmt: skip
+    tasks = [Task("a/deadly", "measure", request), Task("a/refused", "measure", {**request, "configuration": "4d"})]
+    outcomes = {}
+
+    def done(task, outcome):
+        outcomes[task.key] = outcome
+
+    carry_out(tasks, done, folder=tmp_path, jobs=2, threads=1, devices=["cpu"])
+    assert outcomes["a/deadly"].died
+    assert "was killed by SIGKILL, perhaps for lack of memory" in outcomes["a/deadly"].error
+    assert not outcomes["a/refused"].died
+    assert "no configuration '4d'" in outcomes["a/refused"].error
+    assert not list(tmp_path.glob("work/*.json"))
+
+
+def test_plans_of_different_networks_share_their_data(place):
+    from autoseg.preprocessing import preprocess
+    from autoseg.raw import open_dataset
+
+    request = {
+        "dataset": str(place.raw / NAME), "configuration": "2d", "workspace": workspace_of(place, place.results),
+        "planner": "nnunet", "architecture": "unet", "gpu_memory": 2.0, "time_budget": None,
+        "plans_name": "c-unet", "device": "cpu",
+    }  # fmt: skip
+    found = child.plan(request)
+    plans = Plans.read(place.plans_file(NAME, "c-unet"))
+    assert list(plans.configurations) == ["2d"]
+    assert plans.configurations["2d"].architecture == "unet"
+    assert found["store"] == plans.configurations["2d"].data_identifier
+    assert found["store"].startswith("benchmark_2d_")
+    assert found == json.loads(json.dumps(found))
+    (folder,) = preprocess(open_dataset(place.raw / NAME), plans, place, workers=1)
+    assert len(CaseStore(folder).cases) == 6
+    again = child.plan({**request, "plans_name": "again", "architecture": "res_unet"})
+    assert again["store"] == found["store"]
+    assert again["digest"] != found["digest"]
+
+
+def test_answers_of_the_entry_point(tmp_path, monkeypatch):
+    monkeypatch.setattr(child, "_follow_parent", lambda: None)
+    request, answer = tmp_path / "request.json", tmp_path / "answer.json"
+    request.write_text(json.dumps({"kind": "unknown"}))
+    assert child.main(str(request), str(answer)) == 1
+    assert "unknown" in json.loads(answer.read_text())["error"]
+    monkeypatch.setitem(child.KINDS, "echo", lambda asked: {"got": asked["value"]})
+    request.write_text(json.dumps({"kind": "echo", "value": 3}))
+    assert child.main(str(request), str(answer)) == 0
+    assert json.loads(answer.read_text()) == {"result": {"got": 3}}
