@@ -9,7 +9,8 @@ writes a data set with the maps of whole slices as channels, then `--network-opt
 costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go through it, too.
 Or `vit_file`: the network computes the maps of every (augmented) patch itself; the file, named by path and hash, is not
 saved, so prediction needs it, too. With neither, a RANDOM ViT gives the maps: they hold next to nothing of the objects
-(a control, and it says so). Volumes go slice by slice along the first, coarsest axis.
+(a control, and it says so); no trainer of the engine pretrains such a ViT. Volumes go slice by slice along the first,
+coarsest axis.
 
 Taken from the plan: resolutions, widths, strides, kernels, for both encoders. Heads at lower resolution, made only with
 deep supervision, are an extension. Options: maps, vit_file, vit (the random one: width, depth, heads, patch, side),
