@@ -17,7 +17,7 @@ from autoseg.benchmarking.matrix import Entry, Plugin, Run, distinct, entries_of
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import Record
-from autoseg.benchmarking.tables import write_tables
+from autoseg.benchmarking.tables import scores_file, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
 from autoseg.machine import available_cores
@@ -77,7 +77,7 @@ def benchmark(
         if restart:
             record.clear()
         means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
-        record.content["runs"] = {key: run for key, run in record["runs"].items() if "dataset" in run}
+        record.content["runs"] = {key: run for key, run in record["runs"].items() if _still_there(record, run)}
         for missing, reason in broken.items():
             log.warning("%s is left out: %s", missing, reason)
             record.put("runs", missing, {"error": reason})
@@ -153,6 +153,11 @@ def _work(question: Question, datasets: Mapping[str, Dataset], entries: Sequence
     ]
     _carry_out(tasks, means)
     return asked
+
+
+def _still_there(record: Record, run: Mapping[str, Any]) -> bool:
+    """Return whether an entry of the record is a run, and its scores were not deleted since."""
+    return "dataset" in run and (run.get("status") != "finished" or scores_file(record, run).is_file())
 
 
 def default_name(question: Question) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from autoseg.benchmarking.record import Record
@@ -100,7 +101,12 @@ def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, An
 
 def scores_of(record: Record, run: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
     """Return case -> label -> metric -> value of a finished run."""
-    return read_json(record.folder / run["folder"] / "validation" / "summary.json")["cases"]
+    return read_json(scores_file(record, run))["cases"]
+
+
+def scores_file(record: Record, run: Mapping[str, Any]) -> Path:
+    """Return where the scores of a finished run are."""
+    return record.folder / run["folder"] / "validation" / "summary.json"
 
 
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:

@@ -50,6 +50,15 @@ def test_a_second_call_runs_nothing(campaign, players):
     assert second.record.content == first.record.content
 
 
+def test_a_run_whose_files_were_deleted_is_done_again(campaign, players, place):
+    done = campaign(seeds=1)
+    gone = next(key for key in players.asked("train") if "/unet-" in key)
+    shutil.rmtree(done.folder / done.record["runs"][gone]["folder"])
+    players.told.clear()
+    assert campaign(seeds=1).failures == {}
+    assert players.told == [("train", gone)]
+
+
 def test_more_seeds_and_methods_add_to_the_campaign(campaign, players):
     campaign("plain_unet", seeds=1)
     players.told.clear()
