@@ -1,0 +1,1 @@
+"""What `benchmarks/compare.py` consists of: measuring processes, figures, stages, and the two sides."""

@@ -1,0 +1,62 @@
+"""Measuring of commands with their descendants, and answers of children."""
+
+import os
+import sys
+
+import pytest
+from sides.measuring import CommandFailed, descendants, parse_answer, run_measured, tree_memory
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+
+
+def test_last_answer_among_other_lines():
+    assert parse_answer('hello\nANSWER {"a": 1}\nmore\nANSWER {"a": 2}\nbye\n') == {"a": 2}
+
+
+@pytest.mark.parametrize("text", ["", "no answer", " ANSWER {}", "ANSWER {", "ANSWER [1]"])
+def test_no_usable_answer(text):
+    with pytest.raises(CommandFailed):
+        parse_answer(text)
+
+
+def fake_process(proc, pid, *, threads=None, pages=0, pss_kib=None):
+    """A folder like those of /proc; `threads`: children by thread."""
+    for thread, children in (threads or {pid: []}).items():
+        folder = proc / str(pid) / "task" / str(thread)
+        folder.mkdir(parents=True)
+        (folder / "children").write_text("".join(f"{child} " for child in children))
+    (proc / str(pid) / "statm").write_text(f"{10 * pages} {pages} 0 0 0 0 0\n")
+    if pss_kib is not None:
+        (proc / str(pid) / "smaps_rollup").write_text(f"00-ff ---p\nRss: 999 kB\nPss:   {pss_kib} kB\n")
+
+
+def test_tree_of_processes(tmp_path):
+    fake_process(tmp_path, 1, threads={1: [2], 7: [3]}, pages=5, pss_kib=8)
+    fake_process(tmp_path, 2, threads={2: [4]}, pages=7, pss_kib=4)
+    fake_process(tmp_path, 3, pages=11)
+    fake_process(tmp_path, 9, pages=1000)
+    assert sorted(descendants(1, tmp_path)) == [1, 2, 3, 4]  # 4 has ended meanwhile
+    assert tree_memory([1, 2, 3, 4], tmp_path) == 23 * PAGE
+    assert tree_memory([1, 2], tmp_path, shared_once=True) == 12 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+def test_descendants_count():
+    """A grandchild whose parent ends first: its processor time and its memory are in the accounts."""
+    grandchild = (
+        "import time; x = bytearray(80_000_000); t = time.process_time()\nwhile time.process_time() < t + .3: 0"
+    )
+    child = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {grandchild!r}]); print('left')"
+    usage, text = run_measured([sys.executable, "-c", child], os.environ, timeout=60)
+    assert text == "left\n"
+    assert usage.cpu_seconds > 0.3
+    assert usage.largest_bytes > 80e6
+    assert usage.tree_bytes > 60e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+def test_failure_shows_what_was_said():
+    with pytest.raises(CommandFailed, match=r"exit code 3(.|\n)*no luck"):
+        run_measured([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"], os.environ, timeout=60)
+    with pytest.raises(CommandFailed, match="after 1 s"):
+        run_measured([sys.executable, "-c", "import time; time.sleep(60)"], os.environ, timeout=1)
