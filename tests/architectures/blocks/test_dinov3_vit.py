@@ -4,7 +4,15 @@ import math
 
 import pytest
 import torch
-from autoseg.architectures.blocks.dinov3_vit import AxialRope, DinoAttention, DinoVisionTransformer, add_on_subset, turn
+from autoseg.architectures.blocks.dinov3_vit import (
+    AxialRope,
+    DinoAttention,
+    DinoBlock,
+    DinoVisionTransformer,
+    add_on_subset,
+    turn,
+)
+from network_specs import stir
 
 
 def randn(*shape):
@@ -118,3 +126,11 @@ def test_a_subset_of_the_batch():
     assert seen[1:] == [1]
     torch.testing.assert_close(add_on_subset(x[:1], branch, 0.9), x[:1] + 1)
     torch.testing.assert_close(add_on_subset(x, branch, 0.0), x + 1)
+
+
+def test_the_block_normalises_before_scales_and_adds():
+    torch.manual_seed(0)
+    block, tokens, turns = stir(DinoBlock(16, 2)), randn(2, 7, 16).double(), AxialRope(8)((2, 3))
+    middle = tokens + block.ls1.gamma * block.attn(block.norm1(tokens), turns)
+    torch.testing.assert_close(block(tokens, turns), middle + block.ls2.gamma * block.mlp(block.norm2(middle)))
+    assert block.norm1.eps == block.norm2.eps == 1e-6

@@ -6,6 +6,7 @@ import pytest
 import torch
 from autoseg.architectures.blocks.mlstm import mlstm
 from autoseg.architectures.blocks.vision_lstm import BlockDiagonal, VisionLSTM
+from network_specs import stir
 
 
 def parallel(q, k, v, i, f):
@@ -118,3 +119,28 @@ def test_block_diagonal_mixes_neighbours_only():
     y = layer(x)
     assert not y[..., :4].any()
     torch.testing.assert_close(y[0, 0, 4:], layer.weight[1, :, 1])
+
+
+def test_the_block_by_definition():
+    torch.manual_seed(0)
+    block, tokens = stir(VisionLSTM(8)), torch.randn(2, 6, 8).double()
+    layer, linear, silu = block.mix, torch.nn.functional.linear, torch.nn.functional.silu
+    for gate in (layer.input_gate, layer.forget_gate):
+        torch.nn.init.normal_(gate.weight, std=0.2)
+    norm = torch.nn.functional.layer_norm(tokens, (8,)) * (1 + block.norm)
+    m, z = linear(norm, layer.up.weight).chunk(2, -1)
+    padded = torch.nn.functional.pad(m.mT, (3, 0))
+    c = silu(torch.nn.functional.conv1d(padded, layer.conv.weight, layer.conv.bias, groups=16)).mT
+    q, k, v = (
+        part @ torch.block_diag(*projection.weight).T
+        for part, projection in ((c, layer.query), (c, layer.key), (m, layer.value))
+    )
+    gates = torch.cat([q, k, v], -1)
+    heads = [
+        parallel(*(x[:, None, :, 4 * head : 4 * head + 4] for x in (q, k, v)), *(g(gates).mT[:, None, head] for g in (
+            layer.input_gate, layer.forget_gate)))[:, 0]
+        for head in range(4)
+    ]  # fmt: skip
+    h = torch.cat([torch.nn.functional.layer_norm(head, (4,)) for head in heads], -1) * (1 + layer.norm)
+    mixed = linear((h + layer.learnable_skip * c) * silu(z), layer.down.weight)
+    torch.testing.assert_close(block(tokens), tokens + mixed)

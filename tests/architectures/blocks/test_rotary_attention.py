@@ -6,6 +6,7 @@ import pytest
 import torch
 from autoseg.architectures.blocks.eva import DropPath, EvaBlock, SwiGLU
 from autoseg.architectures.blocks.rotary_attention import RotaryAttention, rotary_table, rotate
+from network_specs import stir
 
 
 def test_the_table_of_the_small_network():
@@ -85,3 +86,11 @@ def test_drop_path_keeps_the_mean_and_whole_samples():
     assert (y.std(1) == 0).all()
     assert y.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.equal(drop.eval()(y), y)
+
+
+def test_the_block_normalises_before_scales_and_adds():
+    torch.manual_seed(0)
+    block, tokens, turns = stir(EvaBlock(24, 2, 48)), torch.randn(2, 6, 24).double(), rotary_table((2, 3), 12)
+    middle = tokens + block.scale_attention * block.attention(block.norm_attention(tokens), *turns)
+    torch.testing.assert_close(block(tokens, *turns), middle + block.scale_mlp * block.mlp(block.norm_mlp(middle)))
+    assert block.norm_attention.eps == block.norm_mlp.eps == block.attention.norm.eps == 1e-5

@@ -4,6 +4,7 @@ import pytest
 import torch
 from autoseg.architectures.blocks.mlp import Mlp
 from autoseg.architectures.blocks.visual_state_space import SS2D, VisualStateSpaceBlock
+from network_specs import stir
 
 
 def count(module):
@@ -115,3 +116,37 @@ def test_scans_run_in_float32_under_autocast():
     with torch.autocast("cpu", torch.bfloat16):
         low = block(x)
     torch.testing.assert_close(low.float(), block(x), rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize("gated", [True, False])
+def test_the_block_by_definition(gated):
+    torch.manual_seed(0)
+    options = {"state": 2} if gated else {"state": 1, "expand": 1, "gate": False, "conv_bias": False}
+    block = stir(VisualStateSpaceBlock(2, 6, mlp=None if gated else Mlp(6, 24), **options))
+    x, layer, silu = torch.randn(2, 3, 4, 6).double(), block.mix, torch.nn.functional.silu
+    u = torch.nn.functional.linear(block.norm(x), layer.in_proj.weight)
+    u, gate = u.chunk(2, -1) if gated else (u, None)
+    convolved = torch.nn.functional.conv2d(
+        u.movedim(-1, 1), layer.conv.weight, layer.conv.bias, padding=1, groups=u.shape[-1]
+    )
+    y = layer.norm(layer.core(silu(convolved).movedim(1, -1)))
+    y = x + torch.nn.functional.linear(y * silu(gate) if gated else y, layer.out_proj.weight)
+    torch.testing.assert_close(block(x), y if gated else y + block.mlp(block.mlp_norm(y)))
+    assert (layer.conv.bias is not None) == gated
+    assert layer.in_proj.bias is layer.out_proj.bias is None
+
+
+def test_one_direction_by_definition():
+    torch.manual_seed(0)
+    scans, u = SS2D(2, 20, expand=1, state=3).scans.double(), torch.randn(1, 4, 5, 20).double()
+    torch.nn.init.normal_(scans.D)
+    found = scans(u)
+    for way in range(4):
+        step, b, c = (u[0, way] @ scans.x_proj[way].T).split([2, 3, 3], -1)  # rank: 20 / 16, rounded up
+        delta = torch.nn.functional.softplus(step @ scans.dt_proj[way].T + scans.dt_bias[way])
+        state = torch.zeros(20, 3).double()
+        for t in range(5):
+            grown = (delta[t] * u[0, way, t])[:, None] * b[t]
+            state = torch.exp(-delta[t][:, None] * scans.A_log[way].exp()) * state + grown
+            wanted = state @ c[t] + scans.D[way] * u[0, way, t]
+            torch.testing.assert_close(found[0, way, t], wanted.to(found.dtype), atol=1e-5, rtol=1e-4)

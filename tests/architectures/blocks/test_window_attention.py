@@ -14,6 +14,7 @@ from autoseg.architectures.blocks.window_attention import (
     split_windows,
     window_mask,
 )
+from network_specs import stir
 
 
 def randn(*shape, dtype=torch.float32):
@@ -168,3 +169,14 @@ def test_every_parameter_gets_a_gradient_also_under_bfloat16():
         y = stage(randn(2, 4, 5, 8))
     y.float().square().mean().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in stage.parameters())
+
+
+@pytest.mark.parametrize("shift", [False, True])
+def test_the_block_normalises_before_and_adds(shift):
+    torch.manual_seed(0)
+    block, x = stir(SwinBlock(8, 2, (2, 2), shift=shift)), randn(2, 4, 6, 8, dtype=torch.float64)
+    normed = block.norm1(x)
+    middle = x + torch.cat([reference(block, sample[None]) for sample in normed])
+    first, second = block.mlp.fc1, block.mlp.fc2
+    wanted = middle + second(torch.nn.functional.gelu(first(block.norm2(middle))))
+    torch.testing.assert_close(block(x), wanted)
