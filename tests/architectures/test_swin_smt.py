@@ -3,7 +3,7 @@
 import pytest
 import torch
 from autoseg.architectures.blocks.soft_moe import SoftMoE
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg import plugins
 from autoseg.errors import UserError
@@ -83,3 +83,42 @@ def test_sizes_follow_the_plan():
         make("swin_smt", make_spec(stages=2))
     with pytest.raises(UserError, match="cannot take merging"):
         make("swin_smt", make_spec(merging="some"))
+
+
+def test_step_by_step():
+    """Embedding, residual entries, blocks, mergings, norms of the skips, joins and head."""
+    torch.manual_seed(0)
+    network = stir(make("swin_smt", make_spec(2, 4, patch=(32, 32), base=8, residual_stages=True, moe_layers=1)))
+    x, conv, norm = torch.randn(1, 1, 32, 32).double(), torch.nn.functional.conv2d, torch.nn.functional.layer_norm
+    tokens = to_last(conv(x, network.embedding.weight, network.embedding.bias, 2))
+    maps = [x, to_first(norm(tokens, tokens.shape[-1:]))]
+    for stage in network.stages:
+        tokens = to_last(stage.entry(to_first(tokens)))
+        for block in stage.blocks:
+            tokens = tokens + block.attend(block.norm1(tokens))
+            tokens = tokens + block.mlp(block.norm2(tokens))
+        parts = torch.cat([tokens[:, a::2, b::2] for a in (0, 1) for b in (0, 1)], -1)
+        tokens = torch.nn.functional.linear(stage.merge.norm(parts), stage.merge.reduction.weight)
+        maps.append(to_first(norm(tokens, tokens.shape[-1:])))
+    assert stage.merge.reduction.bias is None
+    skips = [refine(skip) for refine, skip in zip(network.refine, maps, strict=True)]
+    assert [type(refine).__name__ for refine in network.refine] == [*["ResidualBlock"] * 2, "Identity", "ResidualBlock"]
+    for found, wanted in zip(network.encode(x), skips, strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = skips[3]
+    for level in (2, 1, 0):
+        y = network.ups[level](y, skips[level])
+    torch.testing.assert_close(network(x), conv(y, network.head.weight, network.head.bias))
+
+
+def test_the_published_order_of_merged_neighbours():
+    for merging, order in {"swin_unetr": "swin_unetr", "all": "last_fastest"}.items():
+        assert make("swin_smt", make_spec(3, 3, base=8, merging=merging)).stages[0].merge.order == order
+
+
+def test_drops_are_absent_and_the_mixture_is_global():
+    network = make("swin_smt", make_spec(2, 4, patch=(32, 32), base=8))
+    rates = {part.p for part in network.modules() if isinstance(part, torch.nn.Dropout)}
+    rates |= {block.drop_path.rate for stage in network.stages for block in stage.blocks}
+    assert rates == {0.0}
+    assert {block.norm1.eps for stage in network.stages for block in stage.blocks} == {1e-5}
