@@ -4,7 +4,7 @@ import pytest
 import torch
 from autoseg.architectures.blocks.llama_block import NAMES, LlamaSize, shapes
 from autoseg.architectures.medvisionllama import Mapper, fold, unfold
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 from safetensors.torch import save_file
 
 from autoseg import plugins
@@ -136,3 +136,41 @@ def test_memory_is_traced_without_reading_the_file(tmp_path):
     network = small(llm=None, llm_file=str(write(tmp_path / "layer.safetensors")))
     (tmp_path / "layer.safetensors").unlink()
     assert trace_training(type(network), network.spec, 1).peak > 0
+
+
+def test_step_by_step():
+    """Tokens, mapper, frozen layer with its residual path, mapper, positions, blocks, head."""
+    torch.manual_seed(0)
+    network, x = stir(small()), torch.randn(2, 1, 32, 32).double()
+    booster, linear = network.booster, torch.nn.functional.linear
+    for mapper in (booster.enter, booster.leave):
+        torch.nn.init.normal_(mapper.lora_b)
+
+    def adapted(mapper, tokens):
+        return linear(tokens, mapper.weight + mapper.lora_b @ mapper.lora_a / 4, mapper.bias)
+
+    patches = torch.stack(
+        [x[:, 0, a : a + 8, b : b + 8].flatten(1) for a in range(0, 32, 8) for b in range(0, 32, 8)], 1
+    )
+    tokens = linear(patches, network.embedding.weight, network.embedding.bias)
+    wide = adapted(booster.enter, tokens)
+    tokens = adapted(booster.leave, booster.llm(wide) + wide) + network.position
+    for block in network.blocks:
+        tokens = tokens + block.attn(block.norm1(tokens))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    torch.testing.assert_close(network.encode(x)[0].flatten(2).mT, tokens)
+    values = linear(tokens, network.head.weight, network.head.bias).reshape(2, 4, 4, 3, 8, 8)
+    torch.testing.assert_close(network(x), values.permute(0, 3, 1, 4, 2, 5).reshape(2, 3, 32, 32))
+
+
+def test_drops_heads_and_first_values_are_the_published_ones():
+    torch.manual_seed(0)
+    network = make("medvisionllama", make_spec(2, 4, patch=(64, 64), use_llm=False))
+    block = network.blocks[0]
+    assert len(network.blocks) == 16
+    assert (block.attn.heads, block.attn.drop, block.mlp.drop.p, block.norm1.eps) == (4, 0.2, 0.2, 1e-5)
+    assert network.position.std().item() == pytest.approx(1, rel=0.1)
+    mapper = Mapper(300, 400)
+    assert mapper.weight.abs().max() <= 300**-0.5  # as torch draws linear layers, and the same for A
+    assert mapper.lora_a.abs().max() <= 300**-0.5
+    assert not mapper.lora_b.any()
