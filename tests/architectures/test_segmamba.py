@@ -3,7 +3,7 @@
 import pytest
 import torch
 from autoseg.architectures import segmamba
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg.errors import UserError
 
@@ -107,3 +107,47 @@ def test_unknown_options_are_refused():
 
 def test_the_width_option_wins():
     assert make("segmamba", make_spec(stages=3, width=5)).spec.features == (5, 10, 20)
+
+
+def test_step_by_step():
+    """Down-sampling, convolutions before the scans, skips, joins, last block and heads."""
+    torch.manual_seed(0)
+    network, x = stir(make("segmamba", make_spec(2, 3, patch=(16, 16), base=4))), torch.randn(2, 1, 16, 16).double()
+    conv, norm = torch.nn.functional.conv2d, torch.nn.functional.instance_norm
+
+    def unit(layers, y, padding):
+        return torch.relu(norm(conv(y, layers[0].weight, layers[0].bias, padding=padding)))
+
+    maps, y = [x], x
+    for number, stage in enumerate(network.stages):
+        if number == 0:
+            y = conv(y, stage.down.weight, stage.down.bias, 2, 3)
+        else:
+            y = conv(norm(y), stage.down[1].weight, stage.down[1].bias, 2)
+        wide = unit(stage.gsc.wide[3:], unit(stage.gsc.wide[:3], y, 1), 1)
+        y = y + unit(stage.gsc.join, wide + unit(stage.gsc.narrow, y, 0), 0)
+        for layer in stage.layers:
+            tokens = layer.norm(y.flatten(2).mT)
+            y = y + layer.mamba(tokens, y.shape[2]).mT.unflatten(2, y.shape[2:])
+        _, first, _, second = stage.skip
+        hidden = torch.nn.functional.gelu(conv(norm(y), first.weight, first.bias))
+        maps.append(conv(hidden, second.weight, second.bias))
+    maps = [refine(skip) for refine, skip in zip(network.refine, maps, strict=True)]
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    low = network.ups[1](maps[2], maps[1])
+    last = network.last(network.ups[0](low, maps[0]))
+    wanted = [conv(y, head.weight, head.bias) for head, y in zip(network.heads, (last, low), strict=True)]
+    torch.testing.assert_close(network(x), wanted[0])
+    for found, logits in zip(network.train()(x), wanted, strict=True):
+        torch.testing.assert_close(found, logits)
+
+
+def test_the_scans_are_added_before_the_projection_out():
+    torch.manual_seed(0)
+    layer, tokens = stir(segmamba.TriOrientedMamba(8)), torch.randn(2, 12, 8).double()
+    x, z = torch.nn.functional.linear(tokens, layer.in_proj.weight).chunk(2, -1)
+    order = torch.arange(12).reshape(3, 4).T.flatten()  # three slices of four
+    y = layer.forward_scan(x, z) + layer.backward_scan(x.flip(1), z.flip(1)).flip(1)
+    y = y + layer.slice_scan(x[:, order], z[:, order])[:, order.argsort()]
+    torch.testing.assert_close(layer(tokens, 3), torch.nn.functional.linear(y, layer.out_proj.weight))
