@@ -4,7 +4,7 @@ import pytest
 import torch
 from autoseg.architectures.blocks.vision_lstm import VisionLSTM
 from autoseg.architectures.xlstm_unet import ChannelTokens, PatchTokens, ResidualUnit
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg.errors import UserError
 
@@ -98,3 +98,57 @@ def test_wrong_options_are_refused():
     for options in ({"variant": "middle"}, {"size": "S"}):
         with pytest.raises(UserError, match="variant"):
             make("xlstm_unet", make_spec(**options))
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_step_by_step(dims):
+    """Residual units, mixers between stages, up-sampling, joins and heads."""
+    torch.manual_seed(0)
+    edges = (16, 16) if dims == 2 else (8, 16, 8)
+    network = stir(make("xlstm_unet", make_spec(dims, 4, patch=edges, base=4)))
+    x = torch.randn(2, 1, *edges).double()
+    conv = (torch.nn.functional.conv2d, torch.nn.functional.conv3d)[dims - 2]
+
+    def unit(block, y, stride=1):
+        first, norm1, _, second, norm2 = block.convs
+        leaky, norm = torch.nn.functional.leaky_relu, torch.nn.functional.instance_norm
+        inner = leaky(norm(conv(y, first.weight, first.bias, stride, 1), weight=norm1.weight, bias=norm1.bias), 0.01)
+        inner = norm(conv(inner, second.weight, second.bias, padding=1), weight=norm2.weight, bias=norm2.bias)
+        if not isinstance(block.skip, torch.nn.Identity):
+            y = conv(y, block.skip.weight, block.skip.bias, stride)
+        return leaky(inner + y, 0.01)
+
+    def stage(blocks, y, stride=1):
+        assert [isinstance(block.skip, torch.nn.Identity) for block in blocks] == [n > 0 for n in range(len(blocks))]
+        for number, block in enumerate(blocks):
+            y = unit(block, y, 1 if number else stride)
+        return y
+
+    y, maps = stage(network.stem, x), []
+    for number, (blocks, mixer) in enumerate(zip(network.stages, network.mixers, strict=True)):
+        y = stage(blocks, y, 2 if number else 1)
+        y = unit(mixer, y) if isinstance(mixer, ResidualUnit) else mixer(y)
+        maps.append(y)
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    logits = []
+    for level in (2, 1, 0):
+        larger = y
+        for axis in range(2, 2 + dims):
+            larger = larger.repeat_interleave(2, axis)
+        y = conv(larger, network.ups[level].weight, network.ups[level].bias)
+        if dims == 3 or level:
+            y = torch.cat([y, maps[level]], 1)
+        y = stage(network.decoders[level], y)
+        logits.insert(0, conv(y, network.heads[level].weight, network.heads[level].bias))
+    torch.testing.assert_close(network(x), logits[0])
+    for found, wanted in zip(network.train()(x), logits, strict=True):
+        torch.testing.assert_close(found, wanted)
+
+
+def test_tokens_of_positions_and_of_channels():
+    torch.manual_seed(0)
+    x = torch.randn(2, 6, 3, 4).double()
+    patches, channels = stir(PatchTokens(6)), stir(ChannelTokens(12))
+    torch.testing.assert_close(patches(x), patches.block(x.flatten(2).mT).mT.reshape(x.shape))
+    torch.testing.assert_close(channels(x), channels.block(x.flatten(2)).reshape(x.shape))
