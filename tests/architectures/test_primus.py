@@ -3,7 +3,7 @@
 import pytest
 import torch
 from autoseg.architectures import primus
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg import plugins
 from autoseg.errors import UserError
@@ -143,3 +143,68 @@ def test_wrong_options_and_patches_are_refused():
         make("primus", make_spec(2, patch=(20, 20)))
     with pytest.raises(UserError, match="built for patches"):
         make("primus", make_spec(2, patch=(16, 16), base=4))(torch.zeros(1, 1, 24, 16))
+
+
+def tokens_of(tokenizer, x, version):
+    """By definition: residual convolutions, a projection, in version 3 projections of earlier maps."""
+    conv, norm = torch.nn.functional.conv2d, torch.nn.functional.instance_norm
+    slope = {2: 0.0, 3: 0.01}[version]
+
+    def normed(layer, y):
+        return norm(y, weight=layer.weight, bias=layer.bias)
+
+    y, maps = x, []
+    for number, block in enumerate(tokenizer.blocks):
+        step = 2 if number else 1
+        first, norm1, _, second, norm2 = block.convs
+        assert (first.bias is None) == (second.bias is None) == (number > 0)
+        inner = normed(norm1, conv(y, first.weight, first.bias, step, 1))
+        inner = torch.nn.functional.leaky_relu(inner, slope)
+        inner = normed(norm2, conv(inner, second.weight, second.bias, padding=1))
+        skip = torch.nn.functional.avg_pool2d(y, 2) if number else y
+        if first.in_channels != first.out_channels:
+            projection, after = block.skip[-2:]
+            skip = normed(after, conv(skip, projection.weight))
+        y = torch.nn.functional.leaky_relu(inner + skip, slope)
+        maps.append(y)
+    tokens = conv(y, tokenizer.project.weight, tokenizer.project.bias)
+    if version == 3:
+        for scale, skip, earlier, stride in zip(tokenizer.skip_scales, tokenizer.skips, maps, (8, 4, 2), strict=False):
+            tokens = tokens + scale * conv(earlier, skip.weight, skip.bias, stride)
+    return tokens
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_step_by_step(version):
+    """Tokenizer, both kinds of positions, blocks, final norm, decoder."""
+    torch.manual_seed(0)
+    network = stir(make("primus", make_spec(2, 4, base=4, size="S", version=version)))
+    x, first = torch.randn(2, 1, 32, 32).double(), network.tokenizer
+    if version == 1:
+        tokens = torch.nn.functional.conv2d(x, first.weight, first.bias, 8)
+    else:
+        tokens = tokens_of(first, x, version)
+        widths = [block.convs[0].out_channels for block in first.blocks]
+        assert widths == {2: [32, 32, 64, 128], 3: [32, 64, 256, 1024]}[version]
+    torch.testing.assert_close(first(x), tokens)
+    tokens = tokens.flatten(2).mT + network.position
+    for block in network.blocks:
+        tokens = block(tokens, network.sine, network.cosine)
+    norm = network.norm
+    tokens = torch.nn.functional.layer_norm(tokens, (66,), norm.weight, norm.bias)
+    y = tokens.mT.unflatten(2, (4, 4))
+    torch.testing.assert_close(network.encode(x)[0], y)
+    for number in (0, 3, 6):
+        up = network.decoder[number]
+        y = torch.nn.functional.conv_transpose2d(y, up.weight, up.bias, 2)
+        if number < 6:
+            norm = network.decoder[number + 1]
+            y = torch.nn.functional.layer_norm(y.movedim(1, -1), y.shape[1:2], norm.weight, norm.bias, 1e-6)
+            y = torch.nn.functional.gelu(y.movedim(-1, 1))
+    torch.testing.assert_close(network(x), y)
+    assert len(network.decoder) == 7
+
+
+def test_first_values_of_scales_and_slopes():
+    network = make("primus", make_spec(2, 4, base=4, size="S", version=3))
+    assert [scale.item() for scale in network.tokenizer.skip_scales] == pytest.approx([1e-5] * 3)
