@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg.errors import UserError
 
@@ -71,3 +71,37 @@ def test_the_width_follows_narrow_plans_and_unknown_sizes_are_told():
     assert make("stu_net", make_spec(3, 3, patch=(16,) * 3, base=8)).spec.features[0] == 8
     with pytest.raises(UserError, match="S, B, L, H"):
         make("stu_net", make_spec(size="XL"))
+
+
+def test_step_by_step():
+    """Residual units, up-sampling without weights, joins, heads of every level."""
+    torch.manual_seed(0)
+    network = stir(make("stu_net", make_spec(2, 6, patch=(64, 64), base=2, size="L", width=4)))
+    x, conv = torch.randn(1, 1, 64, 64).double(), torch.nn.functional.conv2d
+
+    def stage(units, y, stride=1):
+        norm, leaky = torch.nn.functional.instance_norm, torch.nn.functional.leaky_relu
+        for number, unit in enumerate(units):
+            step = 1 if number else stride
+            inner = conv(y, unit.conv1.weight, unit.conv1.bias, step, 1)
+            inner = leaky(norm(inner, weight=unit.norm1.weight, bias=unit.norm1.bias), 0.01)
+            inner = conv(inner, unit.conv2.weight, unit.conv2.bias, padding=1)
+            inner = norm(inner, weight=unit.norm2.weight, bias=unit.norm2.bias)
+            y = leaky(inner + (y if number else conv(y, unit.skip.weight, unit.skip.bias, step)), 0.01)
+        return y
+
+    maps, y = [], x
+    for level, units in enumerate(network.encoder):
+        y = stage(units, y, 2 if level else 1)
+        maps.append(y)
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    logits = []
+    for level in (4, 3, 2, 1, 0):
+        up, head = network.ups[level], network.heads[level]
+        y = conv(y.repeat_interleave(2, 2).repeat_interleave(2, 3), up.weight, up.bias)
+        y = stage(network.decoder[level], torch.cat([y, maps[level]], 1))
+        logits.insert(0, conv(y, head.weight, head.bias))
+    torch.testing.assert_close(network(x), logits[0])
+    for found, wanted in zip(network.train()(x), logits, strict=True):
+        torch.testing.assert_close(found, wanted)
