@@ -3,10 +3,11 @@
 import pytest
 import torch
 from autoseg.architectures.unet_plus_plus import PaperUnit, key
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.losses import dice_loss
 from autoseg.planning.memory import trace_training
 
 
@@ -148,3 +149,50 @@ def test_units_of_the_paper():
 def test_unknown_options_are_told(options):
     with pytest.raises(UserError, match=r"UNetPlusPlus|heads|deep supervision"):
         make("unet_plus_plus", make_spec(2, 3, patch=(16, 16), base=2, **options))
+
+
+@pytest.mark.parametrize("style", ["engine", "paper"])
+def test_step_by_step(style):
+    """Units, the way down, every node with all nodes before it, heads."""
+    torch.manual_seed(0)
+    network = stir(make("unet_plus_plus", make_spec(2, 4, patch=(16, 16), base=4, style=style)))
+    x, conv = torch.randn(2, 1, 16, 16).double(), torch.nn.functional.conv2d
+    paper = style == "paper"
+
+    def unit(node, y, stride=1):
+        first, norm1, _, second, norm2, _ = node.layers
+        if paper:  # pooled before, no norm
+            y = torch.nn.functional.max_pool2d(y, stride) if stride > 1 else y
+            y = torch.relu(conv(y, first.weight, first.bias, padding=1))
+            return torch.relu(conv(y, second.weight, second.bias, padding=1))
+        for layer, norm, step in ((first, norm1, stride), (second, norm2, 1)):
+            y = conv(y, layer.weight, layer.bias, step, 1)
+            y = torch.nn.functional.instance_norm(y, weight=norm.weight, bias=norm.bias)
+            y = torch.nn.functional.leaky_relu(y, 0.01)
+        return y
+
+    nodes = {}
+    for level in range(4):
+        below = nodes[level - 1, 0] if level else x
+        nodes[level, 0] = unit(network.nodes[key(level, 0)], below, 2 if level else 1)
+    for column in (1, 2, 3):
+        for level in range(4 - column):
+            up = network.ups[key(level, column)]
+            larger = torch.nn.functional.conv_transpose2d(nodes[level + 1, column - 1], up.weight, up.bias, 2)
+            earlier = [nodes[level, number] for number in range(column)]
+            nodes[level, column] = unit(network.nodes[key(level, column)], torch.cat([larger, *earlier], 1))
+    heads = [network.heads[str(column)] for column in (1, 2, 3)]
+    assert {(head.bias is not None, up.bias is not None) for head in heads} == {(paper, paper)}
+    logits = [conv(nodes[0, column], head.weight, head.bias) for column, head in enumerate(heads, start=1)]
+    torch.testing.assert_close(network(x), logits[2])
+    if not paper:  # which drops in training
+        for found, wanted in zip(network.train()(x), reversed(logits), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
+def test_the_loss_of_the_paper():
+    """0.5 BCE - (2 sum P Y + 1) / (sum P + sum Y + 1), worked out for a right prediction."""
+    logits, target = torch.tensor([[[-100.0, 100.0], [100.0, -100.0]]]), torch.tensor([[1, 0]])
+    entropy = torch.nn.functional.cross_entropy(logits, target)
+    loss = 0.5 * entropy + dice_loss(logits, target, batch_dice=True, smooth=1.0)
+    assert loss.item() == pytest.approx(-1, abs=1e-6)
