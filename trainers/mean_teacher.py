@@ -9,7 +9,7 @@ arXiv:1907.07034), since segmentations must stay aligned; the ramp-up is a share
 Run: `autoseg train DATA 3d_fullres 0 --trainer mean_teacher --labelled 10`, or with images in `imagesUn`. Expected: one
 and a half to two and a half times the time of `supervised`. Give it steps: after 500 it gains nothing, and with a few
 hundred a larger `consistency` harms. Measured on hippocampus slices, 10 of 160 cases labelled, 3000 steps,
-`--set consistency=10`, three seeds: 1.4 Dice points above `supervised` (benchmarks/RESULTS.md).
+`--set consistency=10`, three seeds: 1.7 Dice points above `supervised` (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
