@@ -35,6 +35,9 @@ def evaluate(
         ),
     ] = None,
     tolerance: Annotated[float, typer.Option("--tolerance", metavar="MM", help="Of the surface Dice (NSD).")] = 1.0,
+    surface: Annotated[
+        bool, typer.Option("--surface/--no-surface", help="Surface distances: HD95 and NSD, the most of the time.")
+    ] = True,
     workers: Workers = None,
     json: Json = False,
     debug: Debug = False,
@@ -50,8 +53,9 @@ def evaluate(
 
     try:
         evaluation = score(
-            predictions, references, dataset_json=dataset_json, output=output, tolerance=tolerance, workers=workers
-        )
+            predictions, references, dataset_json=dataset_json, output=output, tolerance=tolerance, surface=surface,
+            workers=workers,
+        )  # fmt: skip
     except EvaluationFailed as error:
         echo_scores(error.evaluation, json=json)
         raise

@@ -60,6 +60,7 @@ class _Pair:
     reference: Path
     labels: Labels = field(repr=False)
     tolerance_mm: float
+    surface: bool
     folder: Path  # of the predictions, for the message
     annotated: tuple[str, ...] | None = None  # the names that the reference shows; None: all
 
@@ -74,13 +75,15 @@ def evaluate(
     dataset_json: Path | str | None = None,
     output: Path | str | None = None,
     tolerance: float = 1.0,
+    surface: bool = True,
     workers: int | None = None,
 ) -> Evaluation:
     """Score every label map of `references` against the file of the same case name in `predictions`.
 
     Labels come from `dataset_json`, else from a dataset.json in either folder or beside `references`; so does the field
-    `annotated`, names by case: what a reference does not show is not scored. Writes
-    `output` (a .json file or a folder; default: the predictions folder) and a CSV beside it.
+    `annotated`, names by case: what a reference does not show is not scored. Without `surface` HD95 and NSD, which
+    take most of the time, are left undefined. Writes `output` (a .json file or a folder; default: the predictions
+    folder) and a CSV beside it.
 
     Raises: UserError if nothing can be scored; EvaluationFailed (a CasesFailed), after writing the scores of the
     others, if a prediction is missing, unreadable, on another grid, or holds an undeclared value.
@@ -94,7 +97,7 @@ def evaluate(
     description_file = _find_description(dataset_json, predictions, references)
     description = read_json(description_file)
     labels = labels_from_description(_modern(description), where=str(description_file))
-    pairs = _pairs(predictions, references, str(description.get("file_ending", ".nii.gz")), labels, tolerance)
+    pairs = _pairs(predictions, references, str(description.get("file_ending", ".nii.gz")), labels, tolerance, surface)
     shown = _annotated(description, labels, str(description_file))
     pairs = [replace(pair, annotated=shown.get(pair.case)) for pair in pairs]
     scores: dict[str, dict[str, Scores]] = {}
@@ -133,11 +136,14 @@ def _score(pair: _Pair) -> dict[str, Scores]:
         labels=pair.labels,
         spacing=reference_grid.spacing,
         tolerance_mm=pair.tolerance_mm,
+        surface=pair.surface,
         annotated=pair.annotated,
     )
 
 
-def _pairs(predictions: Path, references: Path, ending: str, labels: Labels, tolerance: float) -> list[_Pair]:
+def _pairs(
+    predictions: Path, references: Path, ending: str, labels: Labels, tolerance: float, surface: bool
+) -> list[_Pair]:
     found = _label_files(references, ending)
     if not found:
         raise UserError(f"no label map ending in {ending!r} is here", where=references)
@@ -145,7 +151,9 @@ def _pairs(predictions: Path, references: Path, ending: str, labels: Labels, tol
     extra = sorted(set(offered) - set(found))
     if extra:
         log.warning("%d prediction(s) without a reference are not scored: %s", len(extra), ", ".join(extra[:5]))
-    return [_Pair(case, offered.get(case), path, labels, tolerance, predictions) for case, path in found.items()]
+    return [
+        _Pair(case, offered.get(case), path, labels, tolerance, surface, predictions) for case, path in found.items()
+    ]
 
 
 def _annotated(description: dict[str, Any], labels: Labels, where: str) -> dict[str, tuple[str, ...]]:

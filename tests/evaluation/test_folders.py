@@ -118,6 +118,17 @@ def test_what_cannot_work_is_told_before_anything_is_read(folders, tmp_path):
         evaluate(folders / "predictions", folders / "references", tolerance=-1)
 
 
+def test_without_surface_only_hd95_and_nsd_are_missing(folders):
+    whole = evaluate(folders / "predictions", folders / "references", workers=1)
+    quick = evaluate(folders / "predictions", folders / "references", surface=False, workers=1)
+    for case, named in quick.cases.items():
+        for name, scores in named.items():
+            assert scores["dice"] is not None
+            assert scores == whole.cases[case][name] | {"hd95": None, "nsd": None}
+    assert quick.foreground_mean["dice"] == whole.foreground_mean["dice"]
+    assert quick.foreground_mean["hd95"] is quick.foreground_mean["nsd"] is None
+
+
 def test_decathlon_description(folders):
     reverse = {"labels": {"0": "background", "1": "front", "2": "back"}}
     (folders / "task.json").write_text(json.dumps(reverse))

@@ -1,0 +1,155 @@
+"""What autoseg does in `benchmarks/compare.py`, in a process of its own: python autoseg_side.py JOB.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+def main() -> None:
+    """Carry out one job and print its answer."""
+    job = json.loads(Path(sys.argv[1]).read_text())
+    if job["do"] in ("batches", "step", "export", "import"):
+        import torch
+
+        torch.set_num_threads(job["threads"])
+        torch.manual_seed(job.get("seed", 0))
+        functions = {"batches": batches, "step": step, "export": export, "import": import_model}
+    else:
+        import checking
+        import material
+
+        functions = {**checking.JOBS, **material.JOBS}
+    print("ANSWER " + json.dumps(functions[job["do"]](job)))
+
+
+def import_model(job: dict[str, Any]) -> dict[str, Any]:
+    """Take over nnunetv2's plans and weights, and preprocess the data for them."""
+    from autoseg.interop import import_nnunet
+    from autoseg.interop.nnunet_plans import read_plans
+    from autoseg.preprocessing import preprocess
+    from autoseg.raw import open_dataset
+    from autoseg.workspace import Workspace
+
+    workspace = Workspace.open(Path(job["workspace"]))
+    dataset = open_dataset(job["raw"], workspace)
+    theirs = Path(job["plans"])
+    plans = read_plans(
+        json.loads(theirs.read_text()), dataset.description, dataset.labels, job["configuration"], theirs
+    )
+    plans.write(workspace.plans_file(dataset.name, plans.plans_name))
+    preprocess(dataset, plans, workspace, workers=job["threads"])
+    model = import_nnunet(Path(job["model"]), Path(job["workspace"]) / "model")
+    return {"model": str(model), "plans_name": plans.plans_name, "dataset": dataset.name}
+
+
+def batches(job: dict[str, Any]) -> dict[str, Any]:
+    """Make augmented batches for some seconds; one process, one thread."""
+    import numpy as np
+
+    run = _run(job)
+    stream = run.trainer.build_streams()["labelled"]
+    batch = stream.batch(0)
+    rows: list[list[float]] = []
+
+    def make() -> None:
+        batch = stream.batch(1 + len(rows))
+        foreground = (batch.segmentation > 0).float().mean()
+        rows.append([float(batch.image.mean()), float(batch.image.std()), float(foreground)])
+
+    times = _timed(make, job)
+    shapes = [list(batch.image.shape), list(batch.segmentation[:, None].shape)]
+    return {**times, "shapes": shapes, "statistics": np.mean(rows, 0).tolist()}
+
+
+def step(job: dict[str, Any]) -> dict[str, Any]:
+    """Make training steps on one fixed batch, from the weights of the imported checkpoint."""
+    import torch
+    from safetensors.torch import load_file
+
+    from autoseg.batches import Batch
+    from autoseg.training.checkpoint import unwrapped
+    from autoseg.training.loop import _optimise
+
+    run = _run(job)
+    network = unwrapped(run.trainer.modules["network"])
+    (weights,) = Path(job["model"]).rglob("*.safetensors")
+    network.load_state_dict(load_file(weights))
+    network.train()
+    saved = torch.load(job["batch"])
+    batch = Batch(saved["data"], saved["target"][0][:, 0].to(torch.int16), ())
+    losses: list[float] = []
+
+    def train() -> None:
+        losses.extend(float(loss) for loss in _optimise(run, run.trainer.training_step({"labelled": batch}, 0.0)))
+
+    train()  # warm-up
+    return {**_timed(train, job), "losses": losses[:3]}
+
+
+def export(job: dict[str, Any]) -> dict[str, Any]:
+    """Resample logits to the grid of the image, decide, write; the logits are in memory before."""
+    import numpy as np
+    import torch
+
+    from autoseg.inference.export import logits_to_label_map
+    from autoseg.interop.nnunet_plans import read_plans
+    from autoseg.labels import labels_from_description
+    from autoseg.raw import read_label, write_label
+    from autoseg.store.records import CaseProperties
+
+    description = json.loads(Path(job["description"]).read_text())
+    labels = labels_from_description(description, where=job["description"])
+    theirs = Path(job["plans"])
+    plans = read_plans(json.loads(theirs.read_text()), description, labels, "3d_fullres", theirs)
+    _, geometry = read_label(Path(job["grid"]))
+    logits = torch.from_numpy(np.load(job["logits"]).astype(job.get("dtype", "float32")))
+    shape = tuple(job["shape"])
+    properties = CaseProperties(
+        spacing=tuple(geometry.spacing),
+        shape_before_crop=shape,
+        crop_box=tuple((0, size) for size in shape),
+        shape_after_crop=shape,
+        shape_resampled=tuple(logits.shape[1:]),
+    )
+
+    def write() -> None:
+        found = logits_to_label_map(logits, properties, plans, plans.configuration("3d_fullres"), labels)
+        write_label(Path(job["output"] + ".nii.gz"), labels.to_raw(found), geometry)
+
+    return _timed(write, {"least": 1, "seconds": 0})
+
+
+def _run(job: dict[str, Any]) -> Any:
+    """Return the training loop of a run that has not begun."""
+    from autoseg.training.costs import _prepared
+    from autoseg.training.starting import _Training
+
+    training = _Training(
+        dataset=job["raw"], configuration=job["configuration"], folds="all", trainer="supervised",
+        plans_name=job["plans_name"], architecture=None, pretrained=None,
+        settings={"precision": job.get("precision", "fp32")}, recipe=None, labelled=None, time_budget=None,
+        device="cpu", processes=1, seed=job.get("seed", 0), deterministic=False, restart=False,
+        workers=job["threads"], workspace=job["workspace"], name=None,
+    )  # fmt: skip
+    (context,) = training.contexts()
+    return _prepared(training.trainer_class, context, training.settings, job["threads"])
+
+
+def _timed(function: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Call a function for some seconds; returns what one call took, and what was resident before."""
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    count, began, cpu = 0, time.perf_counter(), time.process_time()
+    while count < job["least"] or time.process_time() - cpu < job["seconds"]:
+        function()
+        count += 1
+    return {"seconds": (time.perf_counter() - began) / count, "cpu_seconds": (time.process_time() - cpu) / count,
+            "count": count, "resident_before": resident}  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
