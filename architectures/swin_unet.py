@@ -25,6 +25,7 @@ from typing import Any
 
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.patch_merging import PatchExpanding, PatchMerging
 from autoseg.architectures.blocks.window_attention import SwinStage
 from torch import Tensor, nn
@@ -38,7 +39,6 @@ WIDTH, WIDTH_STEP = 96, 12
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published width is meant for
 MOST = 6  # resolutions: the voxels, one that is skipped, four stages
 EPSILON = 1e-6
-WEIGHT_STD = 0.02
 
 
 @register.architecture("swin_unet")
@@ -82,7 +82,7 @@ class SwinUNet(Architecture):
         self.norm_up = nn.LayerNorm(widths[0], eps=EPSILON)
         self.final_patch_expanding = PatchExpanding(widths[0], patch, out=widths[0], eps=EPSILON)
         self.head = conv(widths[0], spec.num_outputs, 1, bias=False)
-        self.apply(_draw_weights)
+        self.apply(draw_linear)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -157,10 +157,3 @@ def token_strides(spec: NetworkSpec) -> tuple[tuple[int, ...], list[tuple[int, .
     """Return the voxels of a token per axis, and the strides of the mergings."""
     first = 3 if len(spec.strides) > 3 else 2
     return tuple(math.prod(axis) for axis in zip(*spec.strides[:first], strict=True)), list(spec.strides[first:])
-
-
-def _draw_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

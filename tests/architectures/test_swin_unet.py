@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg import plugins
 from autoseg.errors import UserError
@@ -107,3 +107,46 @@ def test_skips_reach_the_output():
         for level in range(4):
             without = [feature * (number != level) for number, feature in enumerate(features)]
             assert (network.decode(without) - whole).abs().max() > 1e-4
+
+
+def expand(layer, tokens, step):
+    """By definition: Linear, its parts put row-major into the block of their token, norm."""
+    batch, rows, columns, _ = tokens.shape
+    parts = torch.nn.functional.linear(tokens, layer.expand.weight).reshape(batch, rows, columns, step, step, -1)
+    return layer.norm(parts.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * step, columns * step, -1))
+
+
+def mix(layer, tokens):
+    for block in layer.blocks:
+        tokens = tokens + block.attend(block.norm1(tokens))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    return tokens
+
+
+def test_step_by_step():
+    """Embedding, mergings, expansions, joins, norms and head around the blocks."""
+    torch.manual_seed(0)
+    network = stir(make("swin_unet", make_spec(2, 5, patch=(32, 32), base=4, window=2)))
+    x, conv = torch.randn(1, 1, 32, 32).double(), torch.nn.functional.conv2d
+    embed = network.patch_embed
+    tokens, inputs = embed.norm(to_last(conv(x, embed.proj.weight, embed.proj.bias, 4))), []
+    for layer in network.layers:
+        inputs.append(tokens)
+        tokens = mix(layer, tokens)
+        if layer is not network.layers[-1]:
+            merge = layer.downsample
+            parts = torch.cat([tokens[:, a::2, b::2] for b in (0, 1) for a in (0, 1)], -1)  # (0,0), (1,0), (0,1), (1,1)
+            tokens = torch.nn.functional.linear(merge.norm(parts), merge.reduction.weight)
+    for found, wanted in zip(network.encode(x), (inputs[0], inputs[1], tokens), strict=True):
+        torch.testing.assert_close(to_last(found), wanted)
+    tokens = expand(network.first_patch_expanding, tokens, 2)
+    for number, layer in enumerate(network.layers_up):
+        join, skip = network.skips[number], inputs[1 - number]
+        tokens = to_last(conv(to_first(torch.cat([tokens, skip], -1)), join.weight, join.bias))
+        tokens = mix(layer, tokens)
+        if number == 0:
+            tokens = expand(layer.upsample, tokens, 2)
+    last = expand(network.final_patch_expanding, network.norm_up(tokens), 4)
+    torch.testing.assert_close(network(x), conv(to_first(last), network.head.weight))
+    norms = [module for module in network.modules() if isinstance(module, torch.nn.LayerNorm)]
+    assert {norm.eps for norm in norms} == {1e-6}
