@@ -13,7 +13,8 @@ Options: size (S, B, L), token_size, depth and heads in place of the size's, tap
 storage_tokens (4), qkv_bias (false), drop_path (0.2).
 
 Authors: AdamW, weight decay 0.05, learning rate 3e-4 from scratch (used unless others are given), 3e-5 for a pretrained
-encoder, gradient clip 12, linear decay. The mask token is no trainable parameter here.
+encoder, gradient clip 12, linear decay. `train --pretrained FILE` takes the released teacher, of size B with tokens of
+16. The mask token is no trainable parameter here.
 Parameters with 14 outputs: published 110 720 846 with the mask token of 768, here 110 720 078 and that token.
 """
 

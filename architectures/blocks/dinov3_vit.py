@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
+from autoseg.architectures.blocks.initial_weights import STD, draw_linear
 from autoseg.architectures.blocks.mlp import Mlp
 from torch import Tensor, nn
 
 BASE = 100.0  # the longest period, in halves of the image
 EPSILON = 1e-6
-WEIGHT_STD = 0.02
 
 
 class DinoVisionTransformer(nn.Module):
@@ -39,10 +39,10 @@ class DinoVisionTransformer(nn.Module):
             DinoBlock(width, heads, qkv_bias=qkv_bias, drop_path=drop_path) for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width, eps=EPSILON)
-        self.apply(_draw_weights)
+        self.apply(draw_linear)
         for tokens in (self.cls_token, self.storage_tokens):
             if tokens is not None:
-                nn.init.normal_(tokens, std=WEIGHT_STD)
+                nn.init.normal_(tokens, std=STD)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Return the tapped maps, in the order of the blocks."""
@@ -162,10 +162,3 @@ def add_on_subset(x: Tensor, branch: Callable[[Tensor], Tensor], rate: float) ->
         return x + branch(x)
     chosen = torch.randperm(batch, device=x.device)[:kept]
     return x.index_add(0, chosen, branch(x[chosen]).to(x.dtype), alpha=batch / kept)
-
-
-def _draw_weights(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
