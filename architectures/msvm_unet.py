@@ -13,7 +13,9 @@ Options: width, token_size (the stem's stride), depths (2, 2, 8, 2; "small": 2, 
 decoder_depth (2), drop_path (0.2), norm of the decoder (batch in 2D as published; instance in 3D, where batches are
 small; batch norm needs more than one position per channel).
 
-Deviations: a grey image is not repeated to three channels; the encoder is not frozen at first, as nothing is loaded.
+The authors start from VMamba-T: `train --pretrained FILE` with its weights (2D, width 96); without, all are drawn.
+
+Deviations: a grey image is not repeated to three channels; a loaded encoder is not frozen at first (10 epochs there).
 Published optimiser: AdamW, learning rate 5e-4, weight decay 1e-3 (its recipe, used unless others are given), cosine.
 Parameters in 2D with three channels, nine outputs: published 35.93 M, here 35 925 513.
 """
@@ -25,11 +27,13 @@ import math
 import torch
 from autoseg.architectures.blocks.channel_norm import ChannelNorm
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.mlp import Mlp
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
 from autoseg.architectures.blocks.patch_merging import channels_to_space
 from autoseg.architectures.blocks.patch_strides import strides_from_patch
-from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock, draw_weights, drop_path_rates
+from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock, drop_path_rates
+from autoseg.architectures.blocks.vmamba_weights import is_vmamba, numbered, vmamba_block
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -86,7 +90,7 @@ class MSVMUNet(Architecture):
         )
         self.expand = LargeKernelExpanding(widths[0], widths[0], strides[0], norm)
         self.head = conv(widths[0], spec.num_outputs, 1)
-        self.apply(draw_weights)
+        self.apply(draw_linear)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -107,6 +111,21 @@ class MSVMUNet(Architecture):
             "options": {**options, "width": width, "token_size": token, "norm": norm},
         }
         return spec.model_copy(update={**sizes, **update})
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """VMamba's weights start the encoder."""
+        if not is_vmamba(weights):
+            return weights
+        translated = {
+            f"stem.{name}": tensor for name, tensor in numbered(weights, "patch_embed.", (0, 1, 3, 4)).items()
+        }
+        for number in range(len(self.downs)):
+            layers = numbered(weights, f"layers.{number}.downsample.", (0, 1))
+            translated |= {f"downs.{number}.{name}": tensor for name, tensor in layers.items()}
+        for name, tensor in weights.items():
+            if found := vmamba_block(name, tensor):
+                translated[f"stages.{found[0]}.{found[1]}"] = found[2]
+        return translated
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return one map (B, F, *S / stride) per stage, high to low resolution, for x (B, C, *S)."""

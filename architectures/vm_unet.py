@@ -14,7 +14,8 @@ Options: width, token_size (its patch), depths (2, 2, 2, 2), decoder_depths (2, 
 Deviations: channels are taken as they are (a grey image is not repeated); weight decay is that of the trainer for all
 weights, as in the published runs.
 Published optimiser: AdamW, learning rate 1e-3, weight decay 0.01 (its recipe, used unless others are given), with a
-cosine that rises again, which the engine's schedule replaces, and a pretrained encoder; here all weights are drawn.
+cosine that rises again, which the engine's schedule replaces. The authors start from VMamba-S, as does
+`train --pretrained FILE` with its weights (2D, width 96); without, all weights are drawn.
 
 Parameters in 2D with three channels, one output: published 27.43 M, here 27 427 561.
 """
@@ -22,9 +23,11 @@ Parameters in 2D with three channels, one output: published 27.43 M, here 27 427
 from __future__ import annotations
 
 from autoseg.architectures.blocks.dimensions import conv_classes
+from autoseg.architectures.blocks.initial_weights import draw_linear
 from autoseg.architectures.blocks.patch_merging import PatchExpanding, PatchMerging
 from autoseg.architectures.blocks.patch_strides import strides_from_patch
-from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock, draw_weights, drop_path_rates
+from autoseg.architectures.blocks.visual_state_space import VisualStateSpaceBlock, drop_path_rates
+from autoseg.architectures.blocks.vmamba_weights import is_vmamba, vmamba_block
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -67,7 +70,7 @@ class VMUNet(Architecture):
         last = max(1, widths[0] // 4)
         self.last_expand = PatchExpanding(widths[0], strides[0], out=last)
         self.head = conv(last, spec.num_outputs, 1)
-        self.apply(draw_weights)
+        self.apply(draw_linear)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -88,6 +91,24 @@ class VMUNet(Architecture):
             "options": {**options, "width": width, "token_size": list(sizes["strides"][1])},
         }
         return spec.model_copy(update={**sizes, **update})
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """VMamba's weights start the encoder, and each stage of the decoder as the encoder's of its width."""
+        if not is_vmamba(weights):
+            return weights
+        translated = {}
+        for name, tensor in weights.items():
+            if found := vmamba_block(name, tensor):
+                stage, rest, tensor = found
+                translated[f"encoder.{stage}.{rest}"] = tensor
+                translated[f"decoder.{len(self.encoder) - 1 - stage}.{rest}"] = tensor
+            elif name.startswith("patch_embed."):
+                part, _, rest = name.removeprefix("patch_embed.").partition(".")
+                translated[f"{'embed' if part == 'proj' else 'embed_norm'}.{rest}"] = tensor
+            elif ".downsample." in name:
+                stage, _, rest = name.removeprefix("layers.").partition(".downsample.")
+                translated[f"merges.{stage}.{rest}"] = tensor
+        return translated
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return what the second and every later stage gets, and the last's output, for x (B, C, *S), channel-first."""

@@ -19,8 +19,6 @@ from autoseg.architectures.blocks.mamba import draw_step_bias
 from autoseg.architectures.blocks.selective_scan import selective_scan
 from torch import Tensor, nn
 
-WEIGHT_STD = 0.02
-
 
 class VisualStateSpaceBlock(nn.Module):
     """x + SS2D(LN(x)), then, with an `mlp`, x + MLP(LN(x)): (B, *S, C) -> (B, *S, C); further keywords go to `SS2D`."""
@@ -97,11 +95,3 @@ def drop_path_rates(last: float, depths: tuple[int, ...]) -> list[list[float]]:
     """Return rates from 0 to `last`, linear over all blocks, by stage."""
     rates = iter([last * block / max(1, sum(depths) - 1) for block in range(sum(depths))])
     return [[next(rates) for _ in range(depth)] for depth in depths]
-
-
-def draw_weights(module: nn.Module) -> None:
-    """Draw linear layers as published: truncated normal weights, no bias."""
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=WEIGHT_STD)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from autoseg.architectures import msvm_unet
 from autoseg.architectures.blocks.mlp import Mlp
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg.errors import UserError
 
@@ -111,3 +111,52 @@ def test_wrong_options_are_refused():
         make("msvm_unet", make_spec(2, 4, norm="layer"))
     with pytest.raises(UserError, match="depths must have 2 entries"):
         make("msvm_unet", make_spec(2, 4, depths=[2]))
+
+
+def enlarge(layer, x, step):
+    """By definition: 1-convolution, norm, ReLU, depthwise 3-convolution, shuffle (rows, columns, channels), LN."""
+    first, norm, _, depthwise = layer.layers
+    conv = torch.nn.functional.conv2d
+    y = torch.relu(norm(conv(x, first.weight, first.bias)))
+    y = conv(y, depthwise.weight, depthwise.bias, padding=1, groups=y.shape[1])
+    batch, _, rows, columns = y.shape
+    y = y.reshape(batch, step, step, -1, rows, columns).permute(0, 4, 1, 5, 2, 3)
+    return to_first(layer.norm(y.reshape(batch, rows * step, columns * step, -1)))
+
+
+def test_step_by_step():
+    """Stem, stages, down-sampling, expansions, joins and head around the blocks; the decoder's perceptrons."""
+    torch.manual_seed(0)
+    network = stir(make("msvm_unet", make_spec(2, 5, patch=(32, 32), base=4, depths=[1, 1, 1])))
+    x, conv, gelu = torch.randn(1, 1, 32, 32).double(), torch.nn.functional.conv2d, torch.nn.functional.gelu
+
+    def norm(layer, y):
+        return to_first(torch.nn.functional.layer_norm(to_last(y), y.shape[1:2], layer.weight, layer.bias, 1e-5))
+
+    first, norm1, _, second, norm2 = network.stem
+    y = gelu(norm(norm1, conv(x, first.weight, first.bias, 2, 1)))
+    y = norm(norm2, conv(y, second.weight, second.bias, 2, 1))
+    maps = [to_first(network.stages[0](to_last(y)))]
+    for (down, after), stage in zip(network.downs, network.stages[1:], strict=True):
+        y = norm(after, conv(maps[-1], down.weight, down.bias, 2, 1))
+        maps.append(to_first(stage(to_last(y))))
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = maps[2]
+    for level in (1, 0):
+        up = network.ups[level]
+        y = torch.cat([enlarge(up.expand, y, 2), maps[level]], 1)
+        y = to_last(conv(y, up.join.weight, up.join.bias))
+        for block in up.blocks:
+            y = y + block.mix(block.norm(y))
+            inner = to_first(gelu(block.mlp.fc1(block.mlp_norm(y))))
+            inner = inner + sum(
+                conv(inner, part.weight, padding=size // 2, groups=inner.shape[1])
+                for part, size in zip(block.mlp.convs, (1, 3, 5), strict=True)
+            )
+            y = y + block.mlp.fc2(to_last(inner))
+        y = to_first(y)
+    y = enlarge(network.expand, y, 4)
+    torch.testing.assert_close(network(x), conv(y, network.head.weight, network.head.bias))
+    blocks = [block for stage in network.stages for block in stage]
+    assert all(not block.mix.gated and block.mix.scans.split[1:] == (1, 1) for block in blocks)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg.errors import UserError
 
@@ -109,3 +109,34 @@ def test_wrong_options_are_refused(options, message):
 def test_one_resolution_is_refused():
     with pytest.raises(UserError, match="two resolutions"):
         make("vm_unet", make_spec(2, 1))
+
+
+def expand(layer, tokens, step):
+    """By definition: Linear, its parts put row-major into the block of their token, norm."""
+    batch, rows, columns, _ = tokens.shape
+    parts = torch.nn.functional.linear(tokens, layer.expand.weight).reshape(batch, rows, columns, step, step, -1)
+    return layer.norm(parts.permute(0, 1, 3, 2, 4, 5).reshape(batch, rows * step, columns * step, -1))
+
+
+def test_step_by_step():
+    """Embedding, mergings, skips, expansions and head around the blocks."""
+    torch.manual_seed(0)
+    network = stir(make("vm_unet", make_spec(2, 5, patch=(32, 32), base=4)))
+    x, conv = torch.randn(1, 1, 32, 32).double(), torch.nn.functional.conv2d
+    y = network.embed_norm(to_last(conv(x, network.embed.weight, network.embed.bias, 4)))
+    inputs = []
+    for stage, merge in zip(network.encoder, (*network.merges, None), strict=True):
+        inputs.append(y)
+        y = stage(y)
+        if merge is not None:
+            parts = torch.cat([y[:, a::2, b::2] for b in (0, 1) for a in (0, 1)], -1)  # (0,0), (1,0), (0,1), (1,1)
+            y = torch.nn.functional.linear(merge.norm(parts), merge.reduction.weight)
+    for found, wanted in zip(network.encode(x), (*inputs[1:], y), strict=True):
+        torch.testing.assert_close(to_last(found), wanted)
+    y = network.decoder[0](y)
+    y = network.decoder[1](expand(network.expands[0], y + inputs[2], 2))
+    y = network.decoder[2](expand(network.expands[1], y + inputs[1], 2))
+    y = to_first(expand(network.last_expand, y, 4))
+    torch.testing.assert_close(network(x), conv(y, network.head.weight, network.head.bias))
+    assert {norm.eps for norm in network.modules() if isinstance(norm, torch.nn.LayerNorm)} == {1e-5}
+    assert all(block.mlp is None and block.mix.gated for stage in network.encoder for block in stage)
