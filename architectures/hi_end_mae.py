@@ -13,7 +13,8 @@ square of it. One output resolution: deep supervision changes nothing. 2D is the
 
 Options: depth (12) and heads (16, of 96 channels), token_size.
 
-Blocks and norm have the pretrained encoder's names (its class token is dropped).
+The released pretrained encoder starts it (`train --pretrained FILE`): its class token is dropped, its positions are
+interpolated to the grid.
 Authors: AdamW, learning rate 1e-4, weight decay 1e-5 (used unless others are given), 50 of 500 epochs warm-up, cosine.
 Parameters at 96^3 with 14 outputs: published 361 271 150, of which 36 864 are norms that are never applied; here
 361 234 286.
@@ -99,6 +100,19 @@ class HiEndMAE(Architecture):
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
         """Return the token size."""
         return token_size(spec)
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The released encoder's weights, with its positions, of a cubic grid, for the grid here."""
+        table = weights.get("encoder_pos_embed")
+        if table is None:
+            return weights
+        translated = {name.removeprefix("encoder.").replace("patch_embed.proj.", "patch_embed."): tensor
+                      for name, tensor in weights.items() if name.startswith("encoder.")}  # fmt: skip
+        edge = round(table.shape[-2] ** (1 / self.spec.dims))
+        if edge**self.spec.dims == table.shape[-2]:
+            table = table.reshape(1, *table.shape[-2:])
+            translated["pos_embed"] = fit_positions(table, (edge,) * self.spec.dims, self.grid)
+        return translated
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return maps for x (B, C, *S): the image's, those of three depths, high to low resolution, the tokens."""

@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from autoseg.architectures.blocks.residual_conv import ResidualBlock
 from autoseg.architectures.hi_end_mae import up_strides
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.training.pretrained import load_pretrained
 
 UNUSED_NORMS = 12 * 2 * 1536  # one per block in the published network, never applied
 
@@ -102,3 +104,69 @@ def test_the_plan_sets_the_token_size():
         small(token_size=[1, 1, 1])
     with pytest.raises(UserError, match="a depth of 4 or more"):
         make("hi_end_mae", make_spec(base=4, depth=3))
+
+
+def raise_tokens(path, tokens):
+    """By definition: a transposed convolution, then more of them, each with a residual block."""
+    transposed = torch.nn.functional.conv_transpose2d
+    y = transposed(tokens, path.layers[0].weight, stride=2)
+    for up, block in zip(path.layers[1::2], path.layers[2::2], strict=True):
+        assert isinstance(block, ResidualBlock)
+        y = block(transposed(y, up.weight, stride=2))
+    return y
+
+
+@pytest.mark.parametrize(("token", "taps"), [(12, (1, 2, 3)), (8, (2, 3))])
+def test_step_by_step(token, taps):
+    """Positions, blocks, taps, final norm, ways up, last step and head."""
+    torch.manual_seed(0)
+    network = stir(small(2, (24, 24), token_size=[token] * 2))
+    x, conv = torch.randn(1, 1, 24, 24).double(), torch.nn.functional.conv2d
+    embedded = conv(x, network.patch_embed.weight, network.patch_embed.bias, token)
+    grid = embedded.shape[2:]
+    tokens, after = embedded.flatten(2).mT + network.pos_embed, []
+    for block in network.blocks:
+        tokens = block(tokens)
+        after.append(tokens.mT.unflatten(2, grid))
+    skips = [raise_tokens(path, after[tap]) for path, tap in zip(network.skips, taps, strict=True)]
+    bottom = torch.nn.functional.layer_norm(tokens, (96,), network.norm.weight, network.norm.bias, 1e-6)
+    maps = [network.refine(x), *skips, bottom.mT.unflatten(2, grid)]
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    y = maps[-1]
+    for number in reversed(range(len(skips))):
+        y = network.ups[number](y, skips[number])
+    if token == 12:  # 1.5 times the last grid
+        larger = torch.nn.functional.interpolate(y, size=(24, 24), mode="bilinear", align_corners=False)
+        y = conv(larger, network.last.conv.weight, network.last.conv.bias, padding=1)
+        y = network.last.block(torch.cat([y, maps[0]], 1))
+    else:
+        y = network.last(y, maps[0])
+    torch.testing.assert_close(network(x), conv(y, network.head.weight, network.head.bias))
+
+
+def test_initial_values():
+    torch.manual_seed(0)
+    network = small(2, (24, 24), token_size=[12, 12])
+    first = network.blocks[0].mlp.fc1
+    assert first.weight.abs().max() <= (6 / (96 + 384)) ** 0.5  # xavier, uniform
+    assert first.weight.std().item() == pytest.approx((2 / (96 + 384)) ** 0.5, rel=0.05)
+    assert not first.bias.any()
+    assert network.patch_embed.weight.std().item() == pytest.approx((2 / (96 + 144)) ** 0.5, rel=0.05)
+
+
+def test_the_released_encoder_is_loaded(tmp_path):
+    """Its names, without the class token; 2 x 2 positions for a grid of 4 x 4."""
+    torch.manual_seed(0)
+    source, network = small(2, (24, 24), token_size=[12, 12]), small(2, (48, 48), token_size=[12, 12])
+    parts = ("patch_embed.", "blocks.", "norm.")
+    state = {name: tensor for name, tensor in source.state_dict().items() if name.startswith(parts)}
+    released = {f"module.encoder.{name.replace('embed.', 'embed.proj.')}": tensor for name, tensor in state.items()}
+    extra = {"module.encoder.cls_token": torch.zeros(1, 1, 96), "module.decoder.norm.weight": torch.zeros(5)}
+    table = torch.randn(1, 4, 96)
+    torch.save({"state_dict": released | extra | {"module.encoder_pos_embed": table}}, tmp_path / "released.pt")
+    rows = load_pretrained(network, tmp_path / "released.pt")
+    assert {row.name for row in rows if row.status == "loaded"} == {*state, "pos_embed"}
+    assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in state.items())
+    larger = torch.nn.functional.interpolate(table.mT.reshape(1, 96, 2, 2), size=(4, 4), mode="bilinear")
+    torch.testing.assert_close(network.pos_embed, larger.flatten(2).mT)
