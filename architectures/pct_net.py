@@ -15,7 +15,7 @@ norm then sees that sample alone).
 
 Authors: Adam, learning rate 1e-3, weight decay 1e-5 (here AdamW; used unless others are given), batch 2.
 Deviations: the released index of relative positions mixes up offsets, here each has its own; the released window is
-cubic, cut to the map's shortest axis. Their unused branches are left out.
+cubic, cut to the map's shortest axis. Their unused branches are left out. `fmunet` is their later network.
 Parameters with one channel, two outputs, near-isotropic (mode 1): published 44 199 386 without the unused branches, of
 which 2 560 are norms that are never applied; here 44 196 826.
 """
@@ -25,6 +25,7 @@ from __future__ import annotations
 import torch
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.normalization import NORMS, make_norm
+from autoseg.architectures.blocks.patch_strides import resolution_kernels
 from autoseg.architectures.blocks.window_attention import SwinStage
 from torch import Tensor, nn
 
@@ -94,7 +95,7 @@ class PCTNet(Architecture):
         return spec.model_copy(
             update={
                 "strides": spec.strides[:levels],
-                "kernel_sizes": kernels_of(spec.strides[:levels]),
+                "kernel_sizes": resolution_kernels(spec.strides[:levels]),
                 "features": tuple(widths[:levels]),
                 "blocks_encoder": (1,) * levels,
                 "blocks_decoder": (1,) * (levels - 1),
@@ -119,16 +120,6 @@ class PCTNet(Architecture):
             if everything or level == 0:
                 outputs.append(self.heads[level](x))
         return outputs[::-1] if everything else outputs[-1]
-
-
-def kernels_of(strides: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
-    """Return kernels of 3, but 1 at the first two levels along axes that the next pooling leaves as they came."""
-    kernels = []
-    for level in range(len(strides)):
-        untouched = strides[: level + 2]  # poolings so far and the next one
-        pools = level < CONVOLUTIONAL and level + 1 < len(strides) and max(strides[level + 1]) > 1
-        kernels.append(tuple(1 if pools and max(axis) == 1 else 3 for axis in zip(*untouched, strict=True)))
-    return tuple(kernels)
 
 
 def before(dims: int, width: int, norm: str) -> list[nn.Module]:

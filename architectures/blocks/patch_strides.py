@@ -1,4 +1,4 @@
-"""The stages of a hierarchical transformer from a plan's: image, patch embedding, mergings."""
+"""The stages of a network from a plan's: image, patch embedding, mergings; kernels along coarse axes."""
 
 from __future__ import annotations
 
@@ -62,3 +62,16 @@ def grids(spec: NetworkSpec) -> list[tuple[int, ...]]:
         shape = tuple(edge // step for edge, step in zip(shape, stride, strict=True))
         found.append(shape)
     return found
+
+
+def resolution_kernels(strides: Sequence[tuple[int, ...]], *, levels: int = 2) -> tuple[tuple[int, ...], ...]:
+    """Return kernels of 3, but 1 at the first levels along axes that neither a pooling so far nor the next one changes.
+
+    With two levels these are the resolution modes of Wang et al. 2023, MIS-FM, arXiv:2306.16925.
+    """
+    kernels = []
+    for level in range(len(strides)):
+        pools = level < levels and level + 1 < len(strides) and max(strides[level + 1]) > 1
+        axes = zip(*strides[: level + 2], strict=True)
+        kernels.append(tuple(1 if pools and max(axis) == 1 else 3 for axis in axes))
+    return tuple(kernels)

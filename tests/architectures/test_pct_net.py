@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from network_specs import count, make, make_spec
+from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg import plugins
 from autoseg.errors import UserError
@@ -104,3 +104,51 @@ def test_widths_and_levels():
     assert kind.adapt_spec(make_spec(stages=7, patch=(64,) * 3, widths=[32, 64, 128, 256, 512])).features[0] == 32
     with pytest.raises(UserError, match="3 to 5 resolutions"):
         make("pct_net", make_spec(stages=2))
+
+
+def before(layers, x):
+    """What precedes a convolution: norm, then PReLU with one slope."""
+    norm, prelu = layers
+    assert isinstance(norm, torch.nn.BatchNorm2d | torch.nn.InstanceNorm2d)
+    x = norm(x)
+    return torch.where(x > 0, x, prelu.weight * x)
+
+
+def conv_block(layers, x):
+    norm1, prelu1, conv1, norm2, prelu2, _, conv2 = layers
+    return conv2(before((norm2, prelu2), conv1(before((norm1, prelu1), x))))
+
+
+def pyramid(level, x):
+    tokens = to_last(x)
+    for block in level.transformer.blocks:
+        tokens = tokens + block.attend(block.norm1(tokens))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    return conv_block(level.conv, x) + to_first(tokens)
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+def test_step_by_step(norm):
+    """Stem, poolings, both kinds of levels, joins and heads; the heads in training mode, where nothing is dropped."""
+    torch.manual_seed(0)
+    spec = make_spec(2, 4, patch=(16, 16), base=4, norm=norm, dropout=0.0, drop_path=0.0, window=2)
+    network, x = stir(make("pct_net", spec)), torch.randn(2, 1, 16, 16).double()
+    steps = [conv_block, conv_block, pyramid, pyramid]
+    y = torch.nn.functional.conv2d(x, network.stem.weight, network.stem.bias, padding=1)
+    maps = [conv_block(network.encoder[0], y)]
+    for down, level, step in zip(network.downs, network.encoder[1:], steps[1:], strict=True):
+        pooled = torch.nn.functional.max_pool2d(maps[-1], 2)
+        maps.append(step(level, down[3](before((down[1], down[2]), pooled))))
+    for found, wanted in zip(network.encode(x), maps, strict=True):
+        torch.testing.assert_close(found, wanted)
+    y, logits = maps[3], []
+    for number in (2, 1, 0):
+        up = network.ups[number].up
+        larger = torch.nn.functional.conv_transpose2d(before(up[:2], y), up[2].weight, up[2].bias, 2)
+        join = network.ups[number].join
+        y = steps[number](network.decoder[number], join[2](before(join[:2], torch.cat([maps[number], larger], 1))))
+        logits.insert(0, network.heads[number][2](before(network.heads[number][:2], y)))
+    torch.testing.assert_close(network(x), logits[0])
+    if norm == "instance":  # batch norm has the batch's own statistics in training
+        for found, wanted in zip(network.train()(x), logits, strict=True):
+            torch.testing.assert_close(found, wanted)
