@@ -20,7 +20,7 @@ def main() -> None:
     for part in ("raw", "preprocessed", "results"):  # read once, when nnunetv2 is imported
         (work / part).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{part}"] = str(work / part)
-    os.environ.update(nnUNet_n_proc_DA="0")  # batches are made in this process
+    os.environ.update(nnUNet_n_proc_DA="1")  # planning asks for at least one
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -153,6 +153,7 @@ def _trainer(job: dict, plans: dict, work: Path):
     device = torch.device(job.get("device", "cpu"))
     trainer = nnUNetTrainer({**plans, "continue_training": False}, job["configuration"], "all", description, device)
     trainer.initialize()
+    os.environ.update(nnUNet_n_proc_DA="0")  # batches are made in this process
     return trainer
 
 
