@@ -98,19 +98,15 @@ def test_ctrl_c_stops_the_child_and_leaves_a_page(place):
     process = subprocess.Popen([sys.executable, "-m", "autoseg.cli", *arguments], env=environment,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)  # fmt: skip
     folder = place.root / "benchmarks" / "stopped"
-    deadline = time.monotonic() + 300
-    while not list(folder.glob("runs/*/*/fold_0/log.jsonl")) and time.monotonic() < deadline:
+    while not list(folder.glob("work/*.request.json")):  # a child is at work
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.2)
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 130
-    assert "interrupted" in said
+    _, said = process.communicate()
+    assert process.returncode == 130, said
+    assert "interrupted: stopped by SIGINT" in said
     assert (folder / "index.html").is_file()
     assert not list(folder.glob("work/*.request.json"))  # no child is left
-    states = list(folder.glob("runs/*/*/fold_0/run.json"))
-    assert states
-    assert {json.loads(state.read_text())["status"] for state in states} <= {"interrupted", "running"}
 
 
 @pytest.mark.parametrize(
