@@ -114,7 +114,9 @@ def labels_from_description(description: dict[str, Any], where: str = "dataset.j
     fields = description.get("labels")
     if not isinstance(fields, dict) or not fields:
         raise UserError(
-            f"field labels must be an object like {{'background': 0, 'tumour': 1}}, got {fields!r}", where=where
+            f"field labels must be an object, got {fields!r}",
+            where=where,
+            mend='write "labels": {"background": 0, "tumour": 1}',
         )
     parsed = {str(name): _values(name, value, where) for name, value in fields.items()}
     if "background" not in parsed or len(parsed["background"]) != 1:
@@ -139,7 +141,11 @@ def labels_from_description(description: dict[str, Any], where: str = "dataset.j
 def _values(name: str, value: Any, where: str) -> tuple[int, ...]:
     entries = value if isinstance(value, (list, tuple)) else [value]
     if not entries or any(isinstance(entry, bool) or not isinstance(entry, int) for entry in entries):
-        raise UserError(f"field labels.{name} must be an integer or a list of integers, got {value!r}", where=where)
+        raise UserError(
+            f"field labels.{name} must be an integer or a list of integers, got {value!r}",
+            where=where,
+            mend="write the value that the structure has in the label maps",
+        )
     return tuple(entries)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -46,7 +47,7 @@ class CaseState:
     @property
     def voxels(self) -> int:
         """Voxels of all files of the case."""
-        return sum(header.components * int(np.prod(header.geometry.size)) for header in self.headers.values())
+        return sum(header.components * prod(header.geometry.size) for header in self.headers.values())
 
     def complain(self, message: str, file: Path, **details: str) -> None:
         """Note a problem of a file."""
@@ -62,7 +63,8 @@ def check_headers(state: CaseState) -> CaseState:
         except UserError as error:
             state.problems.append(Problem.of_error(error, case=case.id))
         except OSError as error:
-            state.complain(f"the file cannot be read ({error.strerror})", path)
+            mend = "see that the file is there and that you may read it"
+            state.complain(f"the file cannot be read ({error.strerror})", path, mend=mend)
     images = [path for path in case.images if path in state.headers]
     found = sum(state.headers[path].components for path in images)
     if len(images) == len(case.images) and found != state.channels and state.channels:

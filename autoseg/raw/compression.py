@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +14,8 @@ from autoseg.errors import UserError
 MAGIC = b"\x1f\x8b"
 BROKEN = "the gzip stream is {}: the file is incomplete or damaged"
 MEND = "copy or download the file again"
+GZIP = 31  # what zlib calls the format of gzip
+SPARE_BYTES = 2**20  # that may follow the voxels
 
 
 @cache
@@ -25,22 +28,50 @@ def _codec() -> tuple[ModuleType, int]:
     return igzip, 2
 
 
-def inflate(content: bytes, path: Path) -> bytes:
-    """Return the decompressed content; a truncated or damaged stream is a UserError that names the file."""
+@cache
+def _inflater() -> Callable[..., object]:
     try:
-        return _codec()[0].decompress(content)
-    except EOFError:
-        raise UserError(BROKEN.format("truncated"), where=path, mend=MEND) from None
-    except (OSError, zlib.error, ValueError) as error:
-        raise UserError(BROKEN.format(f"not readable ({error})"), where=path, mend=MEND) from None
-    except Exception as error:  # isal has an exception class of its own
-        raise UserError(BROKEN.format(f"not readable ({error})"), where=path, mend=MEND) from None
+        from isal import isal_zlib
+    except ImportError:
+        return zlib.decompressobj
+    return isal_zlib.decompressobj
+
+
+def inflate(content: bytes, path: Path, limit: int) -> bytes:
+    """Return the decompressed content, of which the file says that it has at most `limit` bytes.
+
+    A truncated or damaged stream, and one that holds more than a little beyond `limit`, is a UserError that names the
+    file; no more than that is ever decompressed.
+    """
+    limit = min(limit + SPARE_BYTES, 2**62)
+    parts, size = [], 0
+    while content.startswith(MAGIC):
+        stream = _inflater()(wbits=GZIP)
+        try:
+            parts.append(stream.decompress(content, limit - size + 1))
+        except Exception as error:  # isal has an exception class of its own
+            raise UserError(BROKEN.format(f"not readable ({error})"), where=path, mend=MEND) from None
+        size += len(parts[-1])
+        if size > limit:
+            raise UserError(
+                f"the gzip stream holds more than its header declares ({limit - SPARE_BYTES} bytes)",
+                where=path,
+                mend="do not use this file, or write it again",
+            )
+        if not stream.eof:
+            raise UserError(BROKEN.format("truncated"), where=path, mend=MEND)
+        content = stream.unused_data  # a gzip file may have several members, and zeros at its end
+    if content.strip(b"\0"):
+        raise UserError(BROKEN.format("followed by other data"), where=path, mend=MEND)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def inflate_start(path: Path, size: int) -> bytes:
     """Return the first `size` decompressed bytes of a file, which need not be compressed."""
     with path.open("rb") as file:
         content = file.read(size + 8192)
+    if not content:
+        raise UserError("the file is empty", where=path, mend=MEND)
     if not content.startswith(MAGIC):
         return content[:size]
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.labels import Labels, labels_from_description
+from autoseg.raw.dataset import safe_name
 from autoseg.raw.images import ENDINGS
 from autoseg.raw.problems import Problem
 from autoseg.storage import read_json
@@ -66,8 +67,10 @@ def parse_description(content: dict[str, Any], file: Path) -> Description:
         description.num_training = count
     elif count is not None:
         description.complain("numTraining", count, "it must be the number of training cases", "write an integer")
-    if not isinstance(content.get("labels_folder", ""), str):
-        description.complain("labels_folder", content.pop("labels_folder"), "it must be the name of a folder")
+    name = content.get("labels_folder", "labelsTr")
+    if not isinstance(name, str) or not safe_name(name):
+        mend = 'write the name of a folder beside imagesTr, such as "scribblesTr"'
+        description.complain("labels_folder", content.pop("labels_folder"), "it must be the name of a folder", mend)
     _per_case(description, content)
     return description
 
@@ -113,7 +116,9 @@ def _file_ending(description: Description, ending: Any) -> None:
 def _per_case(description: Description, content: dict[str, Any]) -> None:
     annotated = content.get("annotated", {})
     if not isinstance(annotated, dict) or not all(_texts(names) for names in annotated.values()):
-        description.complain("annotated", annotated, "it must map cases to lists of class names")
+        description.complain(
+            "annotated", annotated, "it must map cases to lists of class names", 'write {"case": ["liver"]}'
+        )
     else:
         description.annotated = {case: tuple(names) for case, names in annotated.items()}
         known = set(description.labels.names) if description.labels else None
@@ -121,10 +126,12 @@ def _per_case(description: Description, content: dict[str, Any]) -> None:
             unknown = sorted(set(names) - known) if known is not None else []
             if unknown:
                 message = f"class(es) {unknown} are not among the labels {sorted(known)}"
-                description.complain(f"annotated.{case}", names, message)
+                description.complain(f"annotated.{case}", names, message, "use the names under labels")
     groups = content.get("groups", {})
     if not isinstance(groups, dict) or not all(isinstance(group, (str, int)) for group in groups.values()):
-        description.complain("groups", groups, "it must map cases to names of groups (patients)")
+        description.complain(
+            "groups", groups, "it must map cases to names of groups (patients)", 'write {"case": "patient 7"}'
+        )
     else:
         description.groups = {case: str(group) for case, group in groups.items()}
 

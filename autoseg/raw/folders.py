@@ -13,6 +13,8 @@ from autoseg.raw.description import Description
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import Problem
 
+FORM = "see docs/data-formats.md for the form"
+
 
 @dataclass
 class Found:
@@ -71,7 +73,7 @@ def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[
     """Return the files of every case in a folder of CASE_0000.ext, sorted by name; note misnamed and missing files."""
     files: dict[str, dict[int, Path]] = {}
     pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
-    for file in _files(folder, ending):
+    for file in _files(folder, ending, found):
         match = pattern.fullmatch(file.name)
         if match is None:
             found.complain(
@@ -88,7 +90,8 @@ def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[
         # One file may hold all channels; that shows when its header is read.
         expected = range(max(channels, 1)) if len(numbers) > 1 or numbers != [0] else (0,)
         for number in sorted(set(expected) - set(numbers)):
-            found.complain(f"channel file {case}_{number:04d}{ending} is missing", images[case][0], case=case)
+            message = f"channel file {case}_{number:04d}{ending} is missing"
+            found.complain(message, images[case][0], case=case, mend="add the file, or remove the case")
         for number in sorted(set(numbers) - set(expected)):
             message = f"the file is channel {number}, but {channels} channel(s) are declared"
             found.complain(
@@ -97,14 +100,21 @@ def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[
     return images
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
+def _files(folder: Path, ending: str, found: Found) -> list[Path]:
+    """Return the files of a folder, sorted by name; note what only has the name of one."""
     if not folder.is_dir():
         return []
-    return sorted(f for f in folder.iterdir() if f.name.endswith(ending) and not f.name.startswith(".") and f.is_file())
+    named = sorted(f for f in folder.iterdir() if f.name.endswith(ending) and not f.name.startswith("."))
+    for path in named:
+        if path.is_dir():
+            found.complain("this is a folder with the name of a file", path, mend="rename or remove it")
+        elif not path.exists():
+            found.complain("the link leads to no file", path, mend="correct the link, or copy the file here")
+    return [path for path in named if path.is_file()]
 
 
 def _list_labels(folder: Path, ending: str, found: Found) -> dict[str, Path]:
-    cases = {file.name.removesuffix(ending): file for file in _files(folder, ending)}
+    cases = {file.name.removesuffix(ending): file for file in _files(folder, ending, found)}
     return {case: file for case, file in cases.items() if _name_ok(case, file, found)}
 
 
@@ -135,14 +145,14 @@ def listed_pairs(folder: Path, description: Description) -> Found:
         if not (
             isinstance(entry, dict) and isinstance(entry.get("image"), str) and isinstance(entry.get("label"), str)
         ):
-            description.complain("training", entry, 'an entry must be {"image": path, "label": path}')
+            description.complain("training", entry, 'an entry must be {"image": path, "label": path}', FORM)
             continue
         _take(found.cases, found, folder / entry["image"], folder / entry["label"])
     for entry in _entries(description, "test"):
         image = entry.get("image") if isinstance(entry, dict) else entry
         label = entry.get("label") if isinstance(entry, dict) else None
         if not isinstance(image, str):
-            description.complain("test", entry, "an entry must be a path")
+            description.complain("test", entry, "an entry must be a path", FORM)
             continue
         _take(found.test, found, folder / image, folder / label if label else None, split="test")
     if description.file_ending is None and found.cases:
@@ -154,19 +164,19 @@ def _entries(description: Description, name: str) -> list[Any]:
     entries = description.json.get(name, [])
     if isinstance(entries, list):
         return entries
-    description.complain(name, entries, "it must be a list")
+    description.complain(name, entries, "it must be a list", FORM)
     return []
 
 
 def _take(cases: list[Case], found: Found, image: Path, label: Path | None, split: str | None = None) -> None:
     ending = ending_of(image)
     if ending is None:
-        found.complain("the format is not supported", image)
+        found.complain("the format is not supported", image, mend="convert the file to .nii.gz")
         return
     case = image.name.removesuffix(ending)
     for file in (image, label):
         if file is not None and not file.is_file():
-            found.complain("the file does not exist", file, case=case)
+            found.complain("the file does not exist", file, case=case, mend="correct the path in dataset.json")
             return
     if _name_ok(case, image, found):
         cases.append(Case(case, (image,), label, split=split))
@@ -177,14 +187,14 @@ def named_cases(folder: Path, description: Description) -> Found:
     found = Found()
     entries = description.json["dataset"]
     if not isinstance(entries, dict):
-        raise UserError("field dataset must map cases to images and label", where=description.file)
+        raise UserError("field dataset must map cases to images and label", where=description.file, mend=FORM)
     for case, entry in sorted(entries.items()):
         images = entry.get("images") if isinstance(entry, dict) else None
         label = entry.get("label") if isinstance(entry, dict) else None
         if not (
             isinstance(images, list) and images and all(isinstance(p, str) for p in images) and isinstance(label, str)
         ):
-            description.complain(f"dataset.{case}", entry, 'an entry must be {"images": [paths], "label": path}')
+            description.complain(f"dataset.{case}", entry, 'an entry must be {"images": [paths], "label": path}', FORM)
         elif _name_ok(case, description.file, found):
             files = tuple(folder / path for path in (*images, label))
             missing = [file for file in files if not file.exists()]

@@ -152,13 +152,18 @@ def _read(path: Path, channels: int | None) -> tuple[np.ndarray, Geometry]:
         module = _module(path)
         return module.read(path) if module is nifti else itk_files.read(path, channels=channels)
     except FileNotFoundError:
-        raise UserError("the file does not exist", where=path) from None
+        raise UserError("the file does not exist", where=path, mend="correct the path") from None
     except OSError as error:
-        raise UserError(f"the file cannot be read ({error.strerror or error})", where=path) from None
+        mend = "see that the file is there and that you may read it"
+        raise UserError(f"the file cannot be read ({error.strerror or error})", where=path, mend=mend) from None
 
 
 def _module(path: Path):
     ending = ending_of(path)
     if ending is None:
-        raise UserError(f"the format is not supported; supported are {', '.join(ENDINGS)}", where=path)
+        raise UserError(
+            f"the format is not supported; supported are {', '.join(ENDINGS)}",
+            where=path,
+            mend="convert the file to .nii.gz, a picture to .png",
+        )
     return nifti if ending.lower() in nifti.ENDINGS else itk_files

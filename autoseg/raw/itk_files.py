@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import tempfile
+from math import prod
 from pathlib import Path
 
 import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.raw.compression import MEND
+from autoseg.raw.declared import refuse_missing_voxels, refuse_other_files
 from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
@@ -39,10 +42,11 @@ def read(path: Path, *, channels: int | None = None) -> tuple[np.ndarray, Geomet
 
     reader = _open(path)
     refuse_truncated(path)
+    refuse_missing_voxels(path, prod(reader.GetSize()) * reader.GetNumberOfComponents() * _dtype(reader).itemsize)
     try:
         image = reader.Execute()
     except RuntimeError as error:
-        raise UserError(f"the file cannot be read ({_last_line(error)})", where=path, mend=MEND) from None
+        raise UserError(f"the file cannot be read ({_reason(error, path)})", where=path, mend=MEND) from None
     array = sitk.GetArrayViewFromImage(image)  # (T, Z, Y, X, components), as far as there are such axes
     geometry = _geometry(reader, path)
     per_voxel = image.GetNumberOfComponentsPerPixel()
@@ -56,16 +60,23 @@ def read(path: Path, *, channels: int | None = None) -> tuple[np.ndarray, Geomet
 def _open(path: Path):
     import SimpleITK as sitk
 
+    if path.is_file():
+        refuse_other_files(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
         if not path.exists():
-            raise UserError("the file does not exist", where=path) from None
-        raise UserError(f"the header cannot be read ({_last_line(error)})", where=path, mend=MEND) from None
+            raise UserError("the file does not exist", where=path, mend="correct the path") from None
+        what = "the file is empty" if not path.stat().st_size else f"the header cannot be read ({_reason(error, path)})"
+        raise UserError(what, where=path, mend=MEND) from None
     if reader.GetDimension() not in (2, 3, 4):
-        raise UserError(f"the file has {reader.GetDimension()} axes; images have 2, 3, or 3 and channels", where=path)
+        raise UserError(
+            f"the file has {reader.GetDimension()} axes; images have 2, 3, or 3 and channels",
+            where=path,
+            mend="write the file again with these axes",
+        )
     return reader
 
 
@@ -121,13 +132,18 @@ def _sidecar_spacing(path: Path) -> tuple[float, float, float]:
     except (ValueError, KeyError, TypeError):
         z = y = x = 0.0
     if min(z, y, x) <= 0:
-        raise UserError('a TIFF stack\'s spacing is written as {"spacing": [z, y, x]} in mm', where=file)
+        raise UserError(
+            'a TIFF stack\'s spacing is written as {"spacing": [z, y, x]} in mm', where=file, mend="correct the file"
+        )
     return (z, y, x)
 
 
-def _last_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__
+def _reason(error: Exception, path: Path) -> str:
+    """Return what ITK says is wrong, in one line, without the addresses of its objects and the path."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    telling = [line for line in lines if "ERROR: " in line and "nrrd" not in line.lower()]
+    line = re.sub(r"^.*?ERROR: (\w+\(\w+\): )?", "", (telling or lines)[-1])
+    return line.replace(str(path), path.name)
 
 
 def write(path: Path, label: np.ndarray, geometry: Geometry) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from autoseg.errors import UserError
 from autoseg.raw.dataset import Case, safe_name
 from autoseg.raw.description import Description
-from autoseg.raw.folders import Found
+from autoseg.raw.folders import FORM, Found
 from autoseg.raw.images import ending_of
 from autoseg.raw.tables import GROUP_COLUMNS, NAME_COLUMNS, SPLITS, read_rows
 
@@ -44,13 +44,13 @@ def json_cases(file: Path, description: Description) -> Found:
     if isinstance(entries, str):
         return csv_cases(file.parent / entries, description)
     if not isinstance(entries, list):
-        raise UserError("field cases must be a list of objects, or the name of a CSV file", where=file)
+        raise UserError("field cases must be a list of objects, or the name of a CSV file", where=file, mend=FORM)
     found = Found()
     for index, entry in enumerate(entries):
         place = f"cases[{index}]"
         problem = _wrong_type(entry)
         if problem:
-            found.complain(problem, file, field=place, mend="see the docstring of open_dataset for the form")
+            found.complain(problem, file, field=place, mend=FORM)
             continue
         entry = dict(entry)
         if "image" in entry:
@@ -80,7 +80,7 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
     images = tuple(file.parent / path for path in entry["images"])
     label = file.parent / entry["label"] if entry.get("label") else None
     if not images:
-        found.complain("the case names no image", file, field=place)
+        found.complain("the case names no image", file, field=place, mend="name its image, or remove the case")
         return
     name = next((entry[column] for column in NAME_COLUMNS if entry.get(column)), None) or _name_of(images[0])
     if not safe_name(name):
@@ -90,7 +90,8 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
     split = SPLITS.get(str(entry.get("split", "")).lower())
     if entry.get("split") and split is None:
         message = f"split {entry['split']!r} is not one of train, val, test, unlabelled"
-        found.complain(message, file, case=name, field=place)
+        mend = "write one of them, or leave the split empty"
+        found.complain(message, file, case=name, field=place, mend=mend)
     missing = [path for path in (*images, label) if path is not None and not path.exists()]
     for path in missing:
         mend = f"correct {place} of {file.name}; paths are relative to the folder of the list"

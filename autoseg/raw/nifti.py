@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from autoseg.storage import write_bytes
 ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's x and y point the other way
+LARGEST_OFFSET = 2**30  # of the voxels: what extensions of the header may take
 SCANNER = 1  # the form code "scanner anatomy"
 
 
@@ -34,23 +36,31 @@ def read_header(path: Path) -> Header:
 
 def read(path: Path) -> tuple[np.ndarray, Geometry]:
     """Return the voxels (C, Z, Y, X), scaled as the header says, in their own type if unscaled, and the grid."""
+    header = _parse(compression.inflate_start(path, HEADER_BYTES), path)
+    described = _describe(header, path)
+    count, offset = prod(header.get_data_shape()), _offset(header, path)
+    needed = offset + count * described.dtype.itemsize
     content = path.read_bytes()
     if content.startswith(compression.MAGIC):
-        content = compression.inflate(content, path)
-    header = _parse(content[:HEADER_BYTES], path)
-    described = _describe(header, path)
-    shape, offset = header.get_data_shape(), int(header["vox_offset"]) or int(header["sizeof_hdr"])
-    needed = offset + int(np.prod(shape)) * described.dtype.itemsize
+        content = compression.inflate(content, path, needed)
     if len(content) < needed:
         raise UserError(
             f"the file is truncated: {len(content)} of {needed} bytes are there", where=path, mend=compression.MEND
         )
-    voxels = np.frombuffer(content, described.dtype, int(np.prod(shape)), offset)
+    voxels = np.frombuffer(content, described.dtype, count, offset)
     if described.dtype.names:  # RGB: bytes of one voxel lie together
         voxels = voxels.view(np.uint8).reshape(*described.geometry.size, -1)
         return np.moveaxis(voxels, -1, 0), described.geometry
     voxels = voxels.reshape(described.components, *described.geometry.size)
     return _scaled(voxels, header), described.geometry
+
+
+def _offset(header, path: Path) -> int:
+    """Return where the voxels begin."""
+    offset, first = float(header["vox_offset"]), int(header["sizeof_hdr"])
+    if offset and not first <= offset <= LARGEST_OFFSET:
+        raise UserError(f"the header says that voxels begin at byte {offset:g}", where=path, mend=compression.MEND)
+    return int(offset) or first
 
 
 def _parse(start: bytes, path: Path):
@@ -71,7 +81,9 @@ def _describe(header, path: Path) -> Header:
     extra = [size for size in shape[3:] if size != 1]
     if len(shape) < 2 or min(shape) < 1 or len(extra) > 1:
         raise UserError(
-            f"the file has shape {tuple(shape)}; an image is (x, y), (x, y, z) or (x, y, z, channels)", where=path
+            f"the file has shape {tuple(shape)}; an image is (x, y), (x, y, z) or (x, y, z, channels)",
+            where=path,
+            mend="write the file again with these axes",
         )
     if dtype.kind == "c" or (dtype.kind == "V" and not dtype.names):
         raise UserError(f"voxels of type {dtype} are not supported", where=path, mend="store real numbers")

@@ -127,7 +127,8 @@ def _assemble(name: str, folder: Path, description: Description, found: Found) -
         cases[:] = sorted((_annotate(case, description, problems) for case in cases), key=lambda case: case.id)
     problems += _doubles(found, description.file)
     if not found.cases and not any(problem.severity == "error" for problem in problems):
-        problems.append(Problem("the data set has no labelled training case", str(description.file)))
+        mend = "add images and label maps, or correct the list"
+        problems.append(Problem("the data set has no labelled training case", str(description.file), mend=mend))
     count = len(found.cases) + sum(problem.message.endswith("has no label map") for problem in found.problems)
     if description.num_training not in (None, count):
         message = f"it says {description.num_training}, but there are {count} training cases"
@@ -167,7 +168,8 @@ def _annotate(case: Case, description: Description, problems: list[Problem]) -> 
         unknown = sorted(set(case.annotated) - set(description.labels.names))
         if unknown:
             message = f"annotated class(es) {unknown} are not among the labels {list(description.labels.names)}"
-            problems.append(Problem(message, case=case.id, field="annotated"))
+            mend = "use the names under labels"
+            problems.append(Problem(message, case=case.id, field="annotated", mend=mend))
     return case
 
 

@@ -49,11 +49,15 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(text.splitlines(), delimiter="\t" if file.suffix == ".tsv" else ",")
     columns = [(name or "").strip() for name in reader.fieldnames or ()]
     if len(set(columns)) != len(columns):
-        raise UserError("two columns have the same heading", where=file)
+        raise UserError("two columns have the same heading", where=file, mend="rename one of them")
     reader.fieldnames = columns
     for row in reader:
         if None in row:
-            raise UserError(f"line {reader.line_num} has more fields than the heading", where=file)
+            raise UserError(
+                f"line {reader.line_num} has more fields than the heading",
+                where=file,
+                mend="put quotation marks around texts with commas",
+            )
         yield reader.line_num, {name: (value or "").strip() for name, value in row.items()}
 
 

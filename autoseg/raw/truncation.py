@@ -1,4 +1,4 @@
-"""Find cut JPG and TIFF files, which ITK fills up without an error."""
+"""Find cut JPG, BMP and TIFF files, which ITK fills up without an error."""
 
 from __future__ import annotations
 
@@ -11,21 +11,25 @@ from autoseg.raw.compression import MEND
 
 JPEGS = (".jpg", ".jpeg")
 TIFFS = (".tif", ".tiff")
+BMP = ".bmp"
 END_OF_JPEG = b"\xff\xd9"  # never occurs within the coded picture
 BYTES_OF_TYPE = {1: 1, 3: 2, 4: 4, 16: 8}  # the TIFF types of which offsets and counts are made
 OFFSETS, COUNTS = (273, 324), (279, 325)  # TIFF tags of strips and tiles
 
 
 def refuse_truncated(path: Path) -> None:
-    """Raise UserError if a JPG lacks its end or a TIFF refers to bytes behind the end of the file."""
+    """Raise UserError if a JPG lacks its end, or a BMP or TIFF refers to bytes behind the end of the file."""
     name = path.name.lower()
-    if not name.endswith(JPEGS + TIFFS):
+    if not name.endswith((*JPEGS, BMP, *TIFFS)):
         return
     size = path.stat().st_size
     with path.open("rb") as file:
         if name.endswith(JPEGS):
             file.seek(max(0, size - 4096))
             whole = END_OF_JPEG in file.read()
+        elif name.endswith(BMP):
+            start = file.read(6)
+            whole = len(start) == 6 and struct.unpack("<I", start[2:])[0] <= size  # the size that the header tells
         else:
             try:
                 whole = _last_byte_of_tiff(file) <= size
