@@ -10,12 +10,14 @@ resolutions. The width is the size's where the plan's first stage has nnU-Net's 
 an extension. Option: size S, B (default), L, H.
 
 Parameters with one channel, 105 outputs, published and here: S 14 596 941, B 58 262 669, L 440 302 605,
-H 1 457 326 221. Publishers' fine-tuning: learning rate 1e-3, heads fresh.
+H 1 457 326 221. Publishers' fine-tuning: learning rate 1e-3, heads fresh; their weights are taken as they are
+(`train --pretrained FILE`).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from typing import NamedTuple
 
 import torch
@@ -32,6 +34,8 @@ STAGES = 6
 GROWTH = (1, 2, 4, 8, 16, 16)
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the sizes are meant for
 SLOPE = 0.01
+PARTS = {"conv_blocks_context": "encoder", "upsample_layers": "ups", "conv_blocks_localization": "decoder",
+         "seg_outputs": "heads"}  # fmt: skip
 
 
 class Size(NamedTuple):
@@ -86,6 +90,20 @@ class STUNet(Architecture):
                 "options": {**options, "width": width},
             }
         )
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' weights; their decoder counts from the lowest resolution."""
+        translated = {}
+        for name, tensor in weights.items():
+            match = re.fullmatch(rf"({'|'.join(PARTS)})\.(\d+)\.(.+)", name)
+            if match is None:
+                translated[name] = tensor
+                continue
+            part, level, rest = PARTS[match[1]], int(match[2]), match[3]
+            level = level if part == "encoder" else STAGES - 2 - level
+            rest = rest.removeprefix("conv.") if part == "ups" else rest.replace("conv3.", "skip.")
+            translated[f"{part}.{level}.{rest}"] = tensor
+        return translated
 
     def output_weights(self) -> list[float]:
         """Return nnU-Net's weights over the resolutions that the plan has; repeated ones count nothing."""

@@ -19,12 +19,7 @@ from autoseg.training.checkpoint import WEIGHTS_FILE, load_weights, unwrapped
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 TORCH_FILES = (".pt", ".pth", ".ckpt", ".bin")
-WRAPPERS = (
-    "state_dict",
-    "model_state_dict",
-    "model",
-    "teacher",
-)  # entries of others' checkpoints that hold the weights
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network_weights", "teacher")  # where others keep the weights
 SUMMARY = "validation/summary.json"  # of a run folder: the scores by label name
 
 

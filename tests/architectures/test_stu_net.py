@@ -5,6 +5,7 @@ import torch
 from network_specs import count, make, make_spec, stir
 
 from autoseg.errors import UserError
+from autoseg.training.pretrained import load_pretrained
 
 UNIT, TWO = (1, 1, 1), (2, 2, 2)
 
@@ -105,3 +106,26 @@ def test_step_by_step():
     torch.testing.assert_close(network(x), logits[0])
     for found, wanted in zip(network.train()(x), logits, strict=True):
         torch.testing.assert_close(found, wanted)
+
+
+def published_name(name):
+    """The authors' name of a tensor: their decoder counts from the lowest resolution."""
+    part, level, rest = name.split(".", 2)
+    theirs = {"encoder": "conv_blocks_context", "ups": "upsample_layers", "decoder": "conv_blocks_localization"}
+    level = int(level) if part == "encoder" else 4 - int(level)
+    rest = f"conv.{rest}" if part == "ups" else rest.replace("skip.", "conv3.")
+    return f"{theirs.get(part, 'seg_outputs')}.{level}.{rest}"
+
+
+def test_published_weights_are_loaded_and_heads_of_other_labels_stay_fresh(tmp_path):
+    torch.manual_seed(0)
+    source = make("stu_net", make_spec(2, 6, patch=(64, 64), base=2, outputs=5))
+    network = make("stu_net", make_spec(2, 4, patch=(32, 32), base=2))
+    names = {published_name(name): tensor for name, tensor in source.state_dict().items()}
+    assert "conv_blocks_localization.4.0.conv3.weight" in names
+    torch.save({"network_weights": names}, tmp_path / "small.pth")
+    state, wanted = network.state_dict(), source.state_dict()
+    for row in load_pretrained(network, tmp_path / "small.pth"):
+        assert row.status == ("fresh" if row.name.startswith("heads.") else "loaded")
+        assert row.status == "fresh" or torch.equal(state[row.name], wanted[row.name])
+    assert network.ups[0].weight.shape == names["upsample_layers.4.conv.weight"].shape

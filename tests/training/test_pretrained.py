@@ -161,7 +161,7 @@ class Named(Architecture):
         return {f"wrapped.{name}" if name.startswith("stem.") else name: t for name, t in weights.items()}
 
 
-@pytest.mark.parametrize("wrapping", ["plain", "state_dict", "model", "teacher", "module."])
+@pytest.mark.parametrize("wrapping", ["plain", "state_dict", "model", "network_weights", "teacher", "module."])
 def test_torch_files_of_others_and_their_names(tmp_path, wrapping):
     spec = NetworkSpec(
         dims=3, in_channels=1, num_outputs=2, patch_size=(8, 8, 8), strides=((1, 1, 1),), kernel_sizes=((3, 3, 3),),
@@ -171,10 +171,8 @@ def test_torch_files_of_others_and_their_names(tmp_path, wrapping):
     state = {name.removeprefix("wrapped."): tensor for name, tensor in source.state_dict().items()}
     if wrapping == "module.":
         state = {f"module.{name}": tensor for name, tensor in state.items()}
-    torch.save(
-        {wrapping: state, "epoch": 3} if wrapping in ("state_dict", "model", "teacher") else state,
-        tmp_path / "published.pt",
-    )
+    wrapped = state if wrapping in ("plain", "module.") else {wrapping: state, "epoch": 3}
+    torch.save(wrapped, tmp_path / "published.pt")
     rows = load_pretrained(target, tmp_path / "published.pt")
     assert [row.status for row in rows] == ["loaded", "loaded"]
     assert torch.equal(target.wrapped["stem"].weight, source.wrapped["stem"].weight)
