@@ -14,6 +14,7 @@ the token grid), size (S, B, M, L), token_size, and depth and heads in place of 
 Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1; its recipe, used unless others are
 given; published warm-up 12 500 steps: --set warmup_steps); with nnU-Net's SGD it does not train.
 
+The authors' weights, pretrained or not, start it: `train --pretrained FILE`.
 Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518,
 M 146 145 050; the same here.
 """
@@ -27,7 +28,9 @@ import torch
 from autoseg.architectures.blocks.channel_norm import ChannelNorm
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.eva import EvaBlock
+from autoseg.architectures.blocks.primus_weights import POSITIONS, translate
 from autoseg.architectures.blocks.rotary_attention import rotary_table
+from autoseg.architectures.blocks.vit import fit_positions
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
@@ -99,6 +102,17 @@ class Primus(Architecture):
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
         """Return the token size."""
         return token_size(spec)
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The authors' weights; the positions of a cubic grid are interpolated to the grid here."""
+        if POSITIONS not in weights:
+            return weights
+        translated, dims = translate(weights), self.spec.dims
+        count = translated["position"].shape[1]
+        edge = round(count ** (1 / dims))
+        if count != math.prod(self.grid) and edge**dims == count:
+            translated["position"] = fit_positions(translated["position"], (edge,) * dims, self.grid)
+        return translated
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return one map, the transformer's tokens on their grid (B, F, *grid), for x (B, C, *S)."""

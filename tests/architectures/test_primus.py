@@ -1,12 +1,16 @@
 """Primus: published sizes, token grids, decoder widths."""
 
+from functools import cache
+
 import pytest
 import torch
 from autoseg.architectures import primus
+from autoseg.architectures.blocks import primus_weights
 from network_specs import count, make, make_spec, stir
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.training.pretrained import load_pretrained
 
 
 @pytest.mark.parametrize(
@@ -208,3 +212,68 @@ def test_step_by_step(version):
 def test_first_values_of_scales_and_slopes():
     network = make("primus", make_spec(2, 4, base=4, size="S", version=3))
     assert [scale.item() for scale in network.tokenizer.skip_scales] == pytest.approx([1e-5] * 3)
+
+
+def authors_network(version):
+    """Theirs, of dynamic-network-architectures, which needs timm and its torchvision."""
+    try:
+        from dynamic_network_architectures.architectures import primus as theirs
+    except (ImportError, RuntimeError) as error:  # torchvision of another torch raises the latter
+        pytest.skip(f"timm cannot be imported: {error}")
+    sizes = {"eva_depth": 2, "eva_numheads": 1, "input_shape": (16, 24, 8)}
+    kind = {1: theirs.Primus, 2: theirs.PrimusV2, 3: theirs.PrimusV3}[version]
+    return kind(2, 66, (8, 8, 8), 3, init_values=0.1, scale_attn_inner=True, **sizes)
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_equal_to_the_authors_network_with_its_weights(tmp_path, version):
+    torch.manual_seed(0)
+    theirs = stir(authors_network(version)).float()
+    ours = make("primus", make_spec(patch=(16, 24, 8), channels=2, base=4, size="S", version=version, depth=2)).eval()
+    torch.save({"network_weights": theirs.state_dict()}, tmp_path / "primus.pth")
+    assert {row.status for row in load_pretrained(ours, tmp_path / "primus.pth")} == {"loaded"}
+    x = torch.randn(1, 2, 16, 24, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours"),
+    [
+        ("eva.blocks.3.attn.q_proj.bias", "blocks.3.attention.query.bias"),
+        ("eva.blocks.3.attn.proj.weight", "blocks.3.attention.out.weight"),
+        ("eva.blocks.0.gamma_2", "blocks.0.scale_mlp"),
+        ("eva.blocks.0.mlp.fc1_g.weight", "blocks.0.mlp.gate.weight"),
+        ("eva.norm.bias", "norm.bias"),
+        ("down_projection.proj.weight", "tokenizer.weight"),
+        ("down_projection.stem.blocks.0.conv2.conv.bias", "tokenizer.blocks.0.convs.3.bias"),
+        ("down_projection.stages.1.blocks.0.conv1.norm.weight", "tokenizer.blocks.2.convs.1.weight"),
+        ("down_projection.stages.1.blocks.0.skip.1.norm.weight", "tokenizer.blocks.2.skip.2.weight"),
+        ("down_projection.scale_proj_to_tokens.2", "tokenizer.skip_scales.2"),
+        ("up_projection.decode.1.0.weight", "decoder.3.weight"),
+        ("up_projection.decode.1.1.bias", "decoder.4.bias"),
+        ("up_projection.decode.2.bias", "decoder.6.bias"),
+        ("mask_token", None),
+        ("down_projection.stem.blocks.0.conv1.all_modules.0.weight", None),
+    ],
+)
+def test_the_authors_names(theirs, ours):
+    found = primus_weights.translate({theirs: torch.zeros(1)})
+    assert list(found) == ([ours] if ours else [])
+    assert ours is None or ours in names_of_all_versions()
+
+
+@cache
+def names_of_all_versions():
+    with torch.device("meta"):
+        networks = [make("primus", make_spec(size="S", version=version)) for version in (1, 2, 3)]
+    return {name for network in networks for name in network.state_dict()}
+
+
+def test_positions_of_another_grid_are_interpolated():
+    network = make("primus", make_spec(2, 4, patch=(32, 48), base=4, size="S"))
+    table = torch.randn(1, 4, 66)
+    found = network.translate_weights({"eva.pos_embed": table, "eva.mask": table})
+    wanted = torch.nn.functional.interpolate(table.mT.reshape(1, 66, 2, 2), size=(4, 6), mode="bilinear")
+    assert found.keys() == {"position"}
+    torch.testing.assert_close(found["position"], wanted.flatten(2).mT)
