@@ -13,6 +13,7 @@ Options: feature_size, depths (2, 2, 2, 2), heads (3, 6, 12, 24), window (7), ex
 moe_layers (3: how many stages, counted from the end, have experts), residual_stages (false; true: a residual block at
 the entry of every stage, "v2"), merging ("swin_unetr": with its quirk; "all": all neighbours).
 
+Swin UNETR's weights, or those of its pretrained encoder, start all but the mixtures: `train --pretrained FILE`.
 Deviation: where a window is shrunk, its bias keeps the rows of its offsets (the published code counts rows anew).
 Parameters with one channel, 118 outputs: published 170.78 M, here 170 783 560; without experts and with residual
 stages: published 72.76 M, here 72 767 752.
@@ -24,6 +25,7 @@ from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.patch_merging import PatchMerging
 from autoseg.architectures.blocks.residual_conv import ResidualBlock, ResidualUpBlock
 from autoseg.architectures.blocks.soft_moe import SoftMoE
+from autoseg.architectures.blocks.swin_unetr_weights import is_swin_unetr, translate
 from autoseg.architectures.blocks.window_attention import SwinBlock
 from torch import Tensor, nn
 
@@ -91,6 +93,10 @@ class SwinSMT(Architecture):
                 "options": options,
             }
         )
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of MONAI's Swin UNETR, whole or its encoder, fit all but the mixtures."""
+        return translate(weights) if is_swin_unetr(weights) else weights
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return the refined skips (B, F, *S / stride), high to low resolution, for x (B, C, *S)."""

@@ -7,6 +7,7 @@ from network_specs import count, make, make_spec, stir, to_first, to_last
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.training.pretrained import load_pretrained
 
 
 def test_published_parameter_counts():
@@ -122,3 +123,40 @@ def test_drops_are_absent_and_the_mixture_is_global():
     rates |= {block.drop_path.rate for stage in network.stages for block in stage.blocks}
     assert rates == {0.0}
     assert {block.norm1.eps for stage in network.stages for block in stage.blocks} == {1e-5}
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_without_experts_it_is_swin_unetr_with_its_weights(tmp_path, residual):
+    """MONAI's network; all neighbours are merged, as its versions differ in the quirk. No window shrinks here."""
+    monai = pytest.importorskip("monai.networks.nets", reason="MONAI is not installed")
+    torch.manual_seed(0)
+    options = {"feature_size": 12, "window_size": 2, "use_v2": residual, "downsample": "mergingv2"}
+    theirs = monai.SwinUNETR(in_channels=1, out_channels=3, **options).eval()
+    for name, parameter in theirs.named_parameters():
+        if "bias_table" in name or "norm" in name:
+            torch.nn.init.normal_(parameter)
+    options = {"moe_layers": 0, "window": 2, "residual_stages": residual, "merging": "all"}
+    ours = make("swin_smt", make_spec(3, 6, patch=(32, 32, 64), base=8, **options)).eval()
+    torch.save({"state_dict": theirs.state_dict()}, tmp_path / "swin.pt")
+    assert {row.status for row in load_pretrained(ours, tmp_path / "swin.pt")} == {"loaded"}
+    x = torch.randn(1, 1, 32, 32, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), theirs(x), atol=1e-4, rtol=1e-4)
+
+
+def test_a_pretrained_encoder_starts_all_but_the_mixtures():
+    names = {
+        "patch_embed.proj.weight": "embedding.weight",
+        "layers1.0.blocks.1.mlp.linear2.bias": "stages.0.blocks.1.mlp.fc2.bias",
+        "layers4.0.blocks.0.attn.qkv.weight": "stages.3.blocks.0.attn.qkv.weight",
+        "layers2.0.downsample.reduction.weight": "stages.1.merge.reduction.weight",
+        "layers3c.0.layer.conv2.conv.weight": "stages.2.entry.convs.3.weight",
+        "encoder10.layer.conv1.conv.weight": "refine.5.convs.0.weight",
+        "decoder5.conv_block.conv3.conv.weight": "ups.4.block.skip.0.weight",
+    }  # fmt: skip
+    with torch.device("meta"):
+        network = make("swin_smt", make_spec(3, 6, patch=(64,) * 3, residual_stages=True))
+    weights = {**dict.fromkeys(names, torch.zeros(1)), "layers1.0.blocks.0.norm1.weight": torch.zeros(1), "mask": None}
+    found = network.translate_weights(weights)
+    assert found.keys() == {*names.values(), "stages.0.blocks.0.norm1.weight"}
+    assert found.keys() <= network.state_dict().keys()
