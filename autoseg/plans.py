@@ -6,6 +6,7 @@ in mm. A 2D configuration has two entries (y, x); a 2D image is a volume with on
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -106,6 +107,12 @@ class Configuration(Frozen):
                 raise ValueError(f"{field} must have dims={self.dims} entries")
         if self.network.patch_size != self.patch_size:
             raise ValueError("network.patch_size differs from patch_size")
+        if not all(0 < step < math.inf for step in self.spacing):
+            raise ValueError(f"spacing {self.spacing} must be positive, in mm")
+        if len(self.normalization) != len(self.use_mask):
+            raise ValueError("normalization and use_mask must both have one entry per channel")
+        if self.data_identifier.startswith(".") or {"/", "\\", "\0"} & set(self.data_identifier):
+            raise ValueError(f"data_identifier {self.data_identifier!r} must be the name of a folder, not a path")
         return self
 
 

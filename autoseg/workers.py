@@ -33,6 +33,7 @@ __all__ = ["Result", "available_cores", "available_memory", "default_workers", "
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25  # how often memory high-water marks and deadlines are looked at
+SILENCE_SECONDS = 120.0  # after which it is told what every worker is doing, if none finished a case
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
@@ -63,6 +64,8 @@ def run_cases(
     reason is the message of a `UserError`, or type, message and place of any other exception, and its note holds the
     worker's traceback. A worker process that dies is reported with signal and memory high-water mark; its item is run
     once more, alone, after the others. An item that takes longer than `timeout` seconds is killed and reported.
+
+    If no case is finished for two minutes, a warning tells what every worker is doing, and for how long.
 
     One worker or a single item, without a timeout, runs in this process: then there is no child to be killed in our
     place. Threads cannot be killed, so `timeout` needs processes. `function` and items must be picklable for
@@ -97,15 +100,25 @@ def _run_threads(
     function: Callable[[Any], Any], items: Sequence[Any], stage: str, name_of: Callable[[Any], str], workers: int
 ) -> Iterator[Result]:
     waiting = iter(items)
-    running: dict[Future, str] = {}
+    running: dict[Future, tuple[str, float]] = {}
     with ThreadPoolExecutor(workers, thread_name_prefix="autoseg") as pool:
         while True:
             while len(running) < workers and (item := next(waiting, pool)) is not pool:
-                running[pool.submit(_attempt, function, item)] = name_of(item)
+                running[pool.submit(_attempt, function, item)] = name_of(item), time.monotonic()
             if not running:
                 return
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                yield _result(running.pop(future), stage, future.result())
+            done = wait(running, SILENCE_SECONDS, FIRST_COMPLETED).done
+            if not done:
+                _tell_silence(stage, [(case, since, "") for case, since in running.values()])
+            for future in done:
+                yield _result(running.pop(future)[0], stage, future.result())
+
+
+def _tell_silence(stage: str, busy: Sequence[tuple[str, float, str]]) -> None:
+    """Say what every worker is doing: case, start of its work (s, monotonic), and a remark."""
+    now = time.monotonic()
+    doing = "; ".join(f"case {case} for {now - since:.0f} s{remark}" for case, since, remark in busy)
+    log.warning("%s: no case was finished for %g s; at work: %s", stage, SILENCE_SECONDS, doing)
 
 
 @dataclass(frozen=True)
@@ -166,6 +179,7 @@ class _Worker:
     connection: pipes.Connection
     index: int | None = None  # the item in flight
     deadline: float = math.inf
+    since: float = 0.0  # when it got the item
     ready: bool = False
     peak: int = 0
 
@@ -180,6 +194,7 @@ class _ProcessPool:
     timeout: float | None
     workers: list[_Worker] = field(default_factory=list)
     alone: deque[int] = field(default_factory=deque)  # items whose worker died, to be run once more
+    heard: float = field(default_factory=time.monotonic)  # when a case was settled last, or its silence told
 
     def run(self) -> Iterator[Result]:
         payload = pickle.dumps(self.function, protocol=5)
@@ -209,7 +224,7 @@ class _ProcessPool:
                 worker = self._start()
                 self.workers.append(worker)
                 _send(worker, payload)
-            worker.index = waiting.popleft()
+            worker.index, worker.since = waiting.popleft(), time.monotonic()
             worker.deadline = self._deadline() if worker.ready else math.inf  # starting up is not the item's time
             _send(worker, pickle.dumps(self.items[worker.index], protocol=5))
 
@@ -244,7 +259,17 @@ class _ProcessPool:
                 if worker.index in self.alone:
                     self.alone.remove(worker.index)
                 worker.index = None
+        self._watch(bool(settled))
         return settled
+
+    def _watch(self, heard: bool) -> None:
+        now = time.monotonic()
+        if heard:
+            self.heard = now
+        elif now - self.heard >= SILENCE_SECONDS:
+            self.heard = now
+            busy = [(self._case(w), w.since, f", {_memory(w)}" if w.ready else ", starting") for w in self._busy()]
+            _tell_silence(self.stage, busy)
 
     def _receive(self, worker: _Worker) -> _Outcome | None:
         """Return what the worker sent, or why it died; None if the item is not settled yet."""

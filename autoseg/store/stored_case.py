@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import UserError
+from autoseg.storage import file_hash
 from autoseg.store.arrays import damaged, open_array, read_array, slice_array
 from autoseg.store.layout import IMAGE, LABEL, LOCATIONS, case_file, previous_stage_file
-from autoseg.store.records import CaseProperties, CaseRecord
+from autoseg.store.records import CaseProperties, CaseRecord, StoredFile
 
 HANDLES_PER_THREAD = 32
 
@@ -21,16 +22,29 @@ Slices = tuple[slice, slice, slice]
 
 
 class ArrayReader:
-    """Reads parts of stored arrays, from decompressed copies in memory if `keep`, else through handles per thread."""
+    """Reads parts of stored arrays, from decompressed copies in memory if `keep`, else through handles per thread.
+
+    A file is held against its checksum once, before anything is taken from it.
+    """
 
     def __init__(self, keep: bool):
         self.keep = keep
         self._arrays: dict[Path, np.ndarray] = {}
         self._lock = threading.Lock()
         self._local = threading.local()
+        self._intact: set[Path] = set()
 
-    def read(self, path: Path, slices: Any) -> np.ndarray:
+    def check(self, path: Path, stored: StoredFile | None) -> None:
+        """Raise UserError if the file is not the one that was written; None is a file without a checksum."""
+        if stored is None or path in self._intact:
+            return
+        if not path.is_file() or file_hash(path) != stored.sha256:
+            raise damaged(path, "it does not match its checksum")
+        self._intact.add(path)
+
+    def read(self, path: Path, slices: Any, stored: StoredFile | None = None) -> np.ndarray:
         """Return a part of the array stored at `path`; with `keep` it may be a view of the kept array."""
+        self.check(path, stored)
         if not self.keep:
             return slice_array(self._handle(path), slices, path)
         if path not in self._arrays:
@@ -85,7 +99,8 @@ class StoredCase:
     def image(self, slices: Slices | None = None) -> np.ndarray:
         """Return (a part of) the image as a new float32 array (C, *S)."""
         part = (slice(None), *slices) if slices is not None else ...
-        values = self._reader.read(case_file(self._folder, self.id, IMAGE), part)
+        path = case_file(self._folder, self.id, IMAGE)
+        values = self._reader.read(path, part, self.record.files.get(path.name))
         return values.astype(np.float32, copy=self._reader.keep)
 
     def label(self, slices: Slices | None = None) -> np.ndarray:
@@ -107,6 +122,7 @@ class StoredCase:
     def locations(self) -> dict[int, np.ndarray]:
         """Return sampled voxel coordinates (N, 3) int32 per class, see `preprocessing.class_locations`."""
         path = case_file(self._folder, self.id, LOCATIONS)
+        self._reader.check(path, self.record.files.get(path.name))
         try:
             coordinates = np.load(path, allow_pickle=False).astype(np.int32)
         except (OSError, ValueError, EOFError) as error:
@@ -118,5 +134,5 @@ class StoredCase:
         return dict(zip(counts, np.split(coordinates, ends[:-1]), strict=True)) if counts else {}
 
     def _label_map(self, path: Path, slices: Slices | None) -> np.ndarray:
-        values = self._reader.read(path, slices if slices is not None else ...)
+        values = self._reader.read(path, slices if slices is not None else ..., self.record.files.get(path.name))
         return values.astype(np.int16, copy=self._reader.keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,7 +69,14 @@ def load_state(folder: Path, state: State) -> None:
     body = content[len(_MAGIC) + 32 :]
     if not content.startswith(_MAGIC) or hashlib.sha256(body).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
         raise UserError("the checkpoint is damaged", where=path, mend="start this run anew with --restart")
-    loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    try:
+        loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # the checksum is right, so this is how it was written
+        raise UserError(
+            "the checkpoint holds more than tensors and plain values, so it was not read",
+            where=path,
+            mend="start this run anew with --restart, and do not use the file",
+        ) from None
     if set(loaded["modules"]) != set(state.modules) or set(loaded["optimizers"]) != set(state.optimizers):
         raise UserError(
             "the checkpoint belongs to another trainer or other settings",

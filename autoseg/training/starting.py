@@ -154,9 +154,9 @@ class _Training:
 
     def contexts(self) -> list[RunContext]:
         """Return what each of the runs is about; nothing is written but a cascade's input."""
-        store = self._open_store()
         splits = make_splits(self.dataset, workspace=self.workspace)
         folds = parse_folds(self.folds_text, len(splits))
+        store = self._open_store()
         previous = None
         if self.configuration.previous_stage is not None:
             names = list(dict.fromkeys([self.experiment_trainer, self.found.name]))

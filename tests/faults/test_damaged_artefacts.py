@@ -1,0 +1,141 @@
+"""Artefacts that are cut, or of which one bit is flipped, are named before anything is taken from them."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from bad_data import BAD, sound
+from model_factory import make_plans, write_model
+from torch import nn
+
+from autoseg.errors import UserError
+from autoseg.inference.records import RECORD_FILE, Record
+from autoseg.model_folder import read_model
+from autoseg.plans import Plans
+from autoseg.raw import open_dataset, read_image
+from autoseg.store import CaseProperties, CaseStore, Preprocessed
+from autoseg.training.checkpoint import Progress, State, load_state, save_state
+
+TIMES = 12
+SHAPE = (6, 20, 20)
+
+
+def damage(content: bytes, seed: int, *, flips: bool) -> bytes:
+    """Flip one bit, or cut at least two bytes off: the last one of a JSON file is a line break."""
+    place = random.Random(seed).randrange(len(content) - 1)
+    if not flips:
+        return content[:place]
+    changed = bytearray(content)
+    changed[place] ^= 1 << random.Random(-seed - 1).randrange(8)
+    return bytes(changed)
+
+
+def store(folder):
+    generator = np.random.default_rng(0)
+    properties = CaseProperties(
+        spacing=(1, 1, 1), shape_before_crop=SHAPE, crop_box=tuple((0, size) for size in SHAPE),
+        shape_after_crop=SHAPE, shape_resampled=SHAPE,
+    )  # fmt: skip
+    label = generator.integers(0, 3, SHAPE).astype(np.int16)
+    case = Preprocessed(generator.normal(size=(1, *SHAPE)).astype(np.float32), label, properties)
+    made = CaseStore(folder)
+    made.write("a", case, {1: np.argwhere(label == 1)})
+    made.seal()
+
+
+def read_store(folder, cache):
+    case = CaseStore(folder, cache=cache).read("a")
+    part = (slice(0, 2), slice(0, 3), slice(0, 3))
+    return case.image(part), case.label(part), case.locations
+
+
+def state():
+    network = nn.Linear(4, 4)
+    optimizer = torch.optim.AdamW(network.parameters())
+    network(torch.ones(1, 4)).sum().backward()
+    optimizer.step()
+    return State({"network": network}, {"network": optimizer}, Progress(step=3))
+
+
+# What writes the artefact below a folder, the file of it that is damaged, and what reads it.
+CHECKSUMMED = {
+    "image of a store": (store, "cases/a.image.b2nd", lambda folder: read_store(folder, False)),
+    "image of a store in memory": (store, "cases/a.image.b2nd", lambda folder: read_store(folder, True)),
+    "label map of a store": (store, "cases/a.label.b2nd", lambda folder: read_store(folder, False)),
+    "locations of a store": (store, "cases/a.locations.npy", lambda folder: read_store(folder, False)),
+    "weights of a model": (write_model, "members/member0/fold_0.safetensors", read_model),
+    "plans of a model": (write_model, "members/member0/plans.json", read_model),
+    "checkpoint": (lambda folder: save_state(folder, state()), "state.pt", lambda folder: load_state(folder, state())),
+    "raw image": (
+        lambda folder: sound(folder),
+        "data/imagesTr/bad_0000.nii.gz",
+        lambda folder: read_image([folder / "data/imagesTr/bad_0000.nii.gz"], channels=1),
+    ),
+}
+DESCRIBED = {
+    "plans": (
+        lambda folder: make_plans("3d", channels=1, outputs=3).write(folder / "plans.json"),
+        "plans.json",
+        lambda folder: Plans.read(folder / "plans.json"),
+    ),
+    "description of a model": (write_model, "model.json", read_model),
+    "description of a data set": (sound, "data/dataset.json", lambda folder: open_dataset(folder / "data")),
+    "index of a store": (store, "index.json", lambda folder: CaseStore(folder).cases),
+}
+
+
+def all_named(folder, kind, *, flips):
+    write, name, read = kind
+    write(folder)
+    file = folder / name
+    content = file.read_bytes()
+    read(folder)  # it is sound
+    for seed in range(TIMES):
+        file.write_bytes(damage(content, seed, flips=flips))
+        with pytest.raises(UserError) as caught:
+            read(folder)
+        assert file.name in str(caught.value)
+        assert caught.value.mend
+    file.write_bytes(content)
+    read(folder)
+
+
+@pytest.mark.parametrize("name", [name for name in CHECKSUMMED if name != "raw image"])
+def test_a_flipped_bit_is_named(name, tmp_path):
+    all_named(tmp_path, CHECKSUMMED[name], flips=True)
+
+
+def test_a_flipped_bit_of_a_raw_image_changes_no_voxel(tmp_path):
+    """A gzip stream also tells a time and a system, which no checksum covers and nobody uses."""
+    data = sound(tmp_path)
+    content = data.image.read_bytes()
+    expected = read_image([data.image], channels=1)
+    named = 0
+    for seed in range(4 * TIMES):
+        data.image.write_bytes(damage(content, seed, flips=True))
+        try:
+            found = read_image([data.image], channels=1)
+        except UserError as error:
+            named += data.image.name in str(error)
+        else:
+            np.testing.assert_array_equal(found.data, expected.data)
+            assert found.geometry == expected.geometry
+    assert named > 3 * TIMES
+
+
+@pytest.mark.parametrize("name", [*CHECKSUMMED, *DESCRIBED])
+def test_a_cut_file_is_named(name, tmp_path):
+    all_named(tmp_path, (CHECKSUMMED | DESCRIBED)[name], flips=False)
+
+
+def test_a_cut_record_of_predictions_is_made_anew(tmp_path):
+    (tmp_path / BAD).write_text("image")
+    record = Record(tmp_path, "model")
+    record.finish("a", [tmp_path / BAD], [])
+    assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
+    file = tmp_path / RECORD_FILE
+    content = file.read_bytes()
+    for seed in range(TIMES):
+        file.write_bytes(damage(content, seed, flips=False))
+        assert not Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
