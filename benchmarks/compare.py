@@ -6,8 +6,8 @@
 Stages: evaluate, start, batches, step, predict, preprocess, export; and scaling. Every run is a fresh process: a
 warm-up of each side, then A B A B ... on the same data with the same number of cores (this process and its children are
 bound to so many). A ratio is printed when both sides came to the same result; where they do not do the same work, the
-line below says so. Memory is that of all processes of a side together, sampled, shared pages counted once; "largest" is
-the peak of its largest process. nnunetv2 has a Python of its own: --nnunet-python, or AUTOSEG_TEST_NNUNET_PYTHON.
+line below says so. Memory is that of all processes of a side together, sampled, what they share counted once; "largest"
+is the peak of its largest process. nnunetv2 has a Python of its own: --nnunet-python, or AUTOSEG_TEST_NNUNET_PYTHON.
 `--quick` takes less data, to see that everything runs; its figures mean nothing.
 """
 

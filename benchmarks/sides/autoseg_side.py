@@ -107,7 +107,9 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     theirs = Path(job["plans"])
     plans = read_plans(json.loads(theirs.read_text()), description, labels, "3d_fullres", theirs)
     _, geometry = read_label(Path(job["grid"]))
-    logits = torch.from_numpy(np.load(job["logits"]).astype(job.get("dtype", "float32")))
+    logits = torch.empty(np.load(job["logits"], mmap_mode="r").shape)
+    for index in range(len(logits)):  # opened for each class: what is mapped counts as memory
+        logits[index] = torch.from_numpy(np.load(job["logits"], mmap_mode="r")[index].astype(np.float32))
     shape = tuple(job["shape"])
     properties = CaseProperties(
         spacing=tuple(geometry.spacing),

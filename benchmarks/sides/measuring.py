@@ -24,7 +24,7 @@ from typing import Any
 ANSWER = "ANSWER "  # what begins the line of a child's answer
 INTERVAL = 0.05  # seconds between two looks at the memory
 GRACE = 10.0  # seconds that descendants may live on when the command has ended
-RISE = 1.01  # the proportional set size, which is dearer to read, is read when the plain sum rises by this factor
+RISE = 1.01  # what is dearer to read is read when the plain sum of the resident memory rises by this factor
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -34,7 +34,7 @@ class Usage:
 
     seconds: float
     cpu_seconds: float  # user and system, of all descendants
-    tree_bytes: int  # highest sampled memory of all processes together; pages that they share count once
+    tree_bytes: int  # highest sampled memory of all processes together; what they share counts once
     largest_bytes: int  # highest `ru_maxrss` of one process
 
 
@@ -116,29 +116,41 @@ def descendants(pid: int, proc: Path = Path("/proc")) -> list[int]:
     return found
 
 
-def tree_memory(pids: Sequence[int], proc: Path = Path("/proc"), *, shared_once: bool = False) -> int:
-    """Return the resident bytes of some processes; with `shared_once` pages of several count once (PSS)."""
+def tree_memory(pids: Sequence[int], proc: Path = Path("/proc")) -> int:
+    """Return the resident bytes of some processes together; what they share counts once.
+
+    Memory of their own and shared memory are divided among those that map it (PSS); of mapped files, which are mostly
+    libraries and shared with other programs of the machine, too, the largest process counts.
+    """
+    own, files = 0, 0
+    for pid in pids:
+        with contextlib.suppress(OSError, ValueError):
+            fields = _kilobytes(proc / str(pid) / "smaps_rollup")
+            mapped = fields.get("Pss_Anon", 0) + fields.get("Pss_Shmem", 0)
+            own += 1024 * mapped
+            of_files = _kilobytes(proc / str(pid) / "status").get("RssFile", 0)
+            files = max(files, 1024 * of_files)
+    return own + files
+
+
+def resident_bytes(pids: Sequence[int], proc: Path = Path("/proc")) -> int:
+    """Return the sum of what is resident in each of some processes: quick to read, shared pages count several times."""
     total = 0
     for pid in pids:
         with contextlib.suppress(OSError, ValueError, IndexError):
-            total += _proportional(proc / str(pid)) if shared_once else _resident(proc / str(pid))
+            total += int((proc / str(pid) / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return total
+
+
+def _kilobytes(file: Path) -> dict[str, int]:
+    """Return the fields of a file of /proc that are given in kB."""
+    lines = [line.split() for line in file.read_text().splitlines()]
+    return {words[0].removesuffix(":"): int(words[1]) for words in lines if len(words) == 3 and words[2] == "kB"}
 
 
 def _group(pid: int) -> int | None:
     with contextlib.suppress(ProcessLookupError):
         return os.getpgid(pid)
-
-
-def _resident(folder: Path) -> int:
-    return int((folder / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _proportional(folder: Path) -> int:
-    for line in (folder / "smaps_rollup").read_text().splitlines():
-        if line.startswith("Pss:"):
-            return int(line.split()[1]) * 1024
-    return _resident(folder)
 
 
 class _Sampler(threading.Thread):
@@ -153,10 +165,10 @@ class _Sampler(threading.Thread):
         own = os.getpid()
         while not self._ended.is_set():
             pids = [pid for pid in descendants(own) if _group(pid) == self.pid]  # orphans are below this one
-            resident = tree_memory(pids)
+            resident = resident_bytes(pids)
             if resident > RISE * self._highest:
                 self._highest = resident
-                self.peak = max(self.peak, tree_memory(pids, shared_once=True))
+                self.peak = max(self.peak, tree_memory(pids))
             self._ended.wait(INTERVAL)
 
     def stop(self) -> None:

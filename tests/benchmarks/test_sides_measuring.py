@@ -4,7 +4,7 @@ import os
 import sys
 
 import pytest
-from sides.measuring import CommandFailed, descendants, parse_answer, run_measured, tree_memory
+from sides.measuring import CommandFailed, descendants, parse_answer, resident_bytes, run_measured, tree_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -19,25 +19,28 @@ def test_no_usable_answer(text):
         parse_answer(text)
 
 
-def fake_process(proc, pid, *, threads=None, pages=0, pss_kib=None):
-    """A folder like those of /proc; `threads`: children by thread."""
+def fake_process(proc, pid, *, threads=None, pages=0, anonymous=0, shared=0, files=0):
+    """A folder like those of /proc; `threads`: children by thread; memory in KiB."""
     for thread, children in (threads or {pid: []}).items():
         folder = proc / str(pid) / "task" / str(thread)
         folder.mkdir(parents=True)
         (folder / "children").write_text("".join(f"{child} " for child in children))
     (proc / str(pid) / "statm").write_text(f"{10 * pages} {pages} 0 0 0 0 0\n")
-    if pss_kib is not None:
-        (proc / str(pid) / "smaps_rollup").write_text(f"00-ff ---p\nRss: 999 kB\nPss:   {pss_kib} kB\n")
+    (proc / str(pid) / "status").write_text(f"Name:\tpython\nPid:\t{pid}\nRssFile:\t   {files} kB\n")
+    (proc / str(pid) / "smaps_rollup").write_text(
+        f"00-ff ---p 00000000 00:00 0  [rollup]\nRss: 999 kB\nPss: 99 kB\nPss_Anon:   {anonymous} kB\n"
+        f"Pss_File:  5 kB\nPss_Shmem: {shared} kB\n"
+    )
 
 
 def test_tree_of_processes(tmp_path):
-    fake_process(tmp_path, 1, threads={1: [2], 7: [3]}, pages=5, pss_kib=8)
-    fake_process(tmp_path, 2, threads={2: [4]}, pages=7, pss_kib=4)
+    fake_process(tmp_path, 1, threads={1: [2], 7: [3]}, pages=5, anonymous=100, files=30)
+    fake_process(tmp_path, 2, threads={2: [4]}, pages=7, anonymous=10, shared=4, files=50)
     fake_process(tmp_path, 3, pages=11)
-    fake_process(tmp_path, 9, pages=1000)
+    fake_process(tmp_path, 9, pages=1000, anonymous=7000)
     assert sorted(descendants(1, tmp_path)) == [1, 2, 3, 4]  # 4 has ended meanwhile
-    assert tree_memory([1, 2, 3, 4], tmp_path) == 23 * PAGE
-    assert tree_memory([1, 2], tmp_path, shared_once=True) == 12 * 1024
+    assert resident_bytes([1, 2, 3, 4], tmp_path) == 23 * PAGE
+    assert tree_memory([1, 2, 3, 4], tmp_path) == (100 + 10 + 4 + 50) * 1024
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
