@@ -175,8 +175,8 @@ def parse(model: type[BaseModel], content: Any, where: str | Path) -> Any:
         return model.model_validate(content)
     except ValidationError as error:
         faults = "; ".join(
-            f"field {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg']}, "
-            f"got {str(fault['input'])[:80]!r}"
+            f"field {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg'].removeprefix('Value error, ')}"
+            + ("" if isinstance(fault["input"], dict) else f", got {str(fault['input'])[:80]!r}")
             for fault in error.errors()[:5]
         )
         raise UserError(faults, where=where, mend="correct these fields or make the file anew") from None

@@ -219,11 +219,11 @@ def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
 
 def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
     if not path.is_file():
-        raise UserError("the plug-in file does not exist", where=path)
+        raise UserError("the plug-in file does not exist", where=path, mend="correct the path")
     try:
         ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise UserError(f"not valid Python: {error}", where=path) from None
+        raise UserError(f"not valid Python: {error}", where=path, mend="correct the file") from None
     entries = [entry for entry in in_file(kind, path) if name in ("", entry.name)]
     if not entries:
         what = f"no {kind} {name!r} registered here" if name else f"no {kind} registered here"

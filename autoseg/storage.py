@@ -55,7 +55,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError("the file does not exist", where=path) from None
+        raise UserError("the file does not exist", where=path, mend="correct the path, or make the file anew") from None
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})", where=path) from None
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:

@@ -49,8 +49,8 @@ def inflate(content: bytes, path: Path, limit: int) -> bytes:
         stream = _inflater()(wbits=GZIP)
         try:
             parts.append(stream.decompress(content, limit - size + 1))
-        except Exception as error:  # isal has an exception class of its own
-            raise UserError(BROKEN.format(f"not readable ({error})"), where=path, mend=MEND) from None
+        except Exception:  # isal has an exception class of its own
+            raise UserError(BROKEN.format("not readable"), where=path, mend=MEND) from None
         size += len(parts[-1])
         if size > limit:
             raise UserError(
@@ -76,8 +76,8 @@ def inflate_start(path: Path, size: int) -> bytes:
         return content[:size]
     try:
         return zlib.decompressobj(wbits=31).decompress(content, size)
-    except zlib.error as error:
-        raise UserError(BROKEN.format(f"not readable ({error})"), where=path, mend=MEND) from None
+    except zlib.error:
+        raise UserError(BROKEN.format("not readable"), where=path, mend=MEND) from None
 
 
 def deflate(content: bytes) -> bytes:

@@ -22,7 +22,7 @@ def list_prediction_cases(folder: Path, *, channels: int, file_ending: str) -> t
     if folder.is_file() and ending_of(folder):
         return (_case(_plain_name(folder, ending_of(folder)), (folder,)),)
     if not folder.is_dir():
-        raise UserError("the folder does not exist", where=folder)
+        raise UserError("the folder does not exist", where=folder, mend="correct the path")
     if dicom.is_series(folder):
         return (_case(folder.resolve().name, (folder,)),)
     series = [child for child in sorted(folder.iterdir()) if child.is_dir() and dicom.is_series(child)]

@@ -13,6 +13,7 @@ from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
 SPLITS_FILE = "splits_final.json"
+MEND = "correct the fold, or remove the file to have splits made"
 Split = dict[str, list[str]]  # {"train": [...], "val": [...]}
 
 
@@ -69,21 +70,23 @@ def read_splits(file: Path, cases: Sequence[str]) -> list[Split]:
     content = read_json(file)
     known = set(cases)
     if not isinstance(content, list) or not content:
-        raise UserError('the file must be a list of {"train": [...], "val": [...]}', where=file)
+        raise UserError(
+            "the file must be a list of folds", where=file, mend='write [{"train": [...], "val": [...]}, ...]'
+        )
     for index, split in enumerate(content):
         parts = [split.get(part) if isinstance(split, dict) else None for part in ("train", "val")]
         if not all(isinstance(part, list) and part and all(isinstance(n, str) for n in part) for part in parts):
-            raise UserError(f"fold {index} must have the lists train and val, both with cases", where=file)
+            raise UserError(f"fold {index} must have the lists train and val, both with cases", where=file, mend=MEND)
         unknown = sorted(set(parts[0] + parts[1]) - known)
         if unknown:
             raise UserError(
                 f"fold {index} names case(s) that the data set does not have: {', '.join(unknown[:5])}",
                 where=file,
-                mend="correct the names, or remove the file to have splits made",
+                mend=MEND,
             )
         both = sorted(set(parts[0]) & set(parts[1]))
         if both:
-            raise UserError(f"fold {index} trains and validates on {', '.join(both[:5])}", where=file)
+            raise UserError(f"fold {index} trains and validates on {', '.join(both[:5])}", where=file, mend=MEND)
     return [{"train": list(split["train"]), "val": list(split["val"])} for split in content]
 
 

@@ -92,8 +92,8 @@ def parse_assignments(assignments: list[str], *, option: str = "--set") -> dict[
 def _typed(name: str, value: Any, types: Mapping[str, Any], trainer: type) -> Any:
     if name not in types:
         close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
-        hint = f"did you mean {', '.join(close)}?" if close else f"it has: {', '.join(sorted(types))}"
-        raise UserError(f"trainer {trainer.__name__} has no setting {name!r}; {hint}")
+        hint = f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(sorted(types))}"
+        raise UserError(f"trainer {trainer.__name__} has no setting {name!r}", mend=hint)
     if isinstance(value, str) and value.lower() in ("none", "null"):
         value = None
     try:
