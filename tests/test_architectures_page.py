@@ -1,0 +1,105 @@
+"""docs/architectures.md has every registered network and is what docs/make_architectures.py would write."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg.errors import UserError
+from autoseg.plugins import load
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+DRAWN = ["unet", "unet_plus_plus"]  # drawn anew here; all of them would take a minute
+
+
+@pytest.fixture(scope="module")
+def maker():
+    sys.path.insert(0, str(DOCS))
+    try:
+        import make_architectures
+    finally:
+        sys.path.remove(str(DOCS))
+    return make_architectures
+
+
+@pytest.fixture(scope="module")
+def page():
+    return (DOCS / "architectures.md").read_text("utf-8")
+
+
+def sections(page):
+    """Name -> section."""
+    found = re.split(r"^### (\w+)$", re.sub(r"^## .*$", "", page, flags=re.MULTILINE), flags=re.MULTILINE)
+    return {name: f"### {name}{text}".strip() for name, text in zip(found[1::2], found[2::2], strict=True)}
+
+
+def without_figures(maker, text):
+    """The paragraphs that can be written without building networks."""
+    return [part for part in text.split("\n\n") if not part.startswith((maker.MEASURED, "```text"))]
+
+
+def importable(found):
+    try:
+        return bool(load("architecture", found.name))
+    except UserError:  # its extra package is not installed
+        return False
+
+
+def test_every_registered_architecture_has_its_texts_and_its_section(maker, page):
+    names = {found.name for found in maker.registered()}
+    texts = maker.authored()
+    families = texts.pop("families")
+    assert texts.keys() == names, "docs/architectures.toml"
+    assert all(text.keys() == {"family", "published", "when"} and text["family"] in families for text in texts.values())
+    assert sections(page).keys() == names, "run python docs/make_architectures.py"
+
+
+def test_the_page_says_what_the_networks_say(maker, page):
+    written, texts = sections(page), maker.authored()
+    assert page.startswith(maker.INTRODUCTION)
+    for found in filter(importable, maker.registered()):
+        expected = maker.section(found, texts[found.name], None).split("\n\n")
+        assert without_figures(maker, written[found.name]) == expected, "run python docs/make_architectures.py"
+        assert written[found.name].count("```text\nimage ") == 1
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_pictures_and_counts_are_those_of_the_networks(maker, page, name):
+    found = next(found for found in maker.registered() if found.name == name)
+    known = maker.measure(load("architecture", name))
+    assert sections(page)[name] == maker.section(found, maker.authored()[name], known)
+    row = next(line for line in page.splitlines() if line.startswith(f"| [{name}]"))
+    assert row.endswith(f"| {maker.millions(known.counts[2])} | {maker.millions(known.counts[3])} |")
+
+
+def test_a_picture_by_hand(maker):
+    """A U-Net++ of three levels: as many joins at a level as it has nested nodes, all outputs at full resolution."""
+    spec = maker.example_plan(2)
+    spec = spec.model_copy(
+        update={
+            "strides": spec.strides[:3],
+            "kernel_sizes": spec.kernel_sizes[:3],
+            "features": (8, 16, 24),
+            "blocks_encoder": (2, 2, 2),
+            "blocks_decoder": (2, 2),
+        }
+    )
+    architecture = load("architecture", "unet_plus_plus")
+    lines = maker.data_flow.draw(*maker.data_flow.build(architecture, architecture.adapt_spec(spec))).splitlines()
+    assert lines[0] == "image 1 x 224 x 224"
+    assert [re.findall(r"\S+", line)[:4] for line in lines[2:]] == [
+        ["224", "x", "224", "8"],
+        ["112", "x", "112", "16"],
+        ["56", "x", "56", "24"],
+    ]
+    assert "concat (x2)" in lines[2]
+    assert lines[2].endswith("──▶ 3 (x2)")
+    assert "concat " in lines[3]
+    assert lines[4].endswith("──▲")
+
+
+def test_links_of_the_table_lead_to_sections(page):
+    anchors = re.findall(r"\]\(#(\w+)\)", page)
+    assert len(anchors) > 30
+    assert set(anchors) == sections(page).keys()
