@@ -13,6 +13,7 @@ JPEGS = (".jpg", ".jpeg")
 TIFFS = (".tif", ".tiff")
 BMP = ".bmp"
 END_OF_JPEG = b"\xff\xd9"  # never occurs within the coded picture
+LARGEST_DIRECTORY = 2**28  # bytes that the list of a TIFF's strips or tiles may take
 BYTES_OF_TYPE = {1: 1, 3: 2, 4: 4, 16: 8}  # the TIFF types of which offsets and counts are made
 OFFSETS, COUNTS = (273, 324), (279, 325)  # TIFF tags of strips and tiles
 
@@ -33,7 +34,7 @@ def refuse_truncated(path: Path) -> None:
         else:
             try:
                 whole = _last_byte_of_tiff(file) <= size
-            except (struct.error, KeyError):
+            except (struct.error, KeyError, OSError, OverflowError, ValueError):  # offsets and types that cannot be
                 whole = False
     if not whole:
         raise UserError("the file is truncated", where=path, mend=MEND)
@@ -52,7 +53,7 @@ def _last_byte_of_tiff(file: BinaryIO) -> int:
         (number,) = _read(file, position, order + count)
         directory = position + struct.calcsize(count)
         file.seek(directory)
-        content = file.read(number * entry)
+        content = file.read(min(number * entry, LARGEST_DIRECTORY))
         places: dict[bool, tuple[int, ...]] = {}
         for place in range(0, number * entry, entry):
             tag, kind, values = struct.unpack_from(f"{order}HH{word}", content, place)
@@ -69,5 +70,8 @@ def _last_byte_of_tiff(file: BinaryIO) -> int:
 
 
 def _read(file: BinaryIO, position: int, code: str) -> tuple[int, ...]:
+    size = struct.calcsize(code)
+    if size > LARGEST_DIRECTORY:
+        raise ValueError(f"{size} bytes of offsets")
     file.seek(position)
-    return struct.unpack(code, file.read(struct.calcsize(code)))
+    return struct.unpack(code, file.read(size))

@@ -1,0 +1,128 @@
+"""Readers and schemas under arbitrary bytes and arbitrary JSON: a result or a UserError, never anything else."""
+
+import gzip
+import json
+import struct
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from bad_data import DESCRIPTION, nifti_header
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from model_factory import make_plans
+
+from autoseg.errors import UserError
+from autoseg.model_folder import Model
+from autoseg.plans import Plans, parse
+from autoseg.raw import read_image
+from autoseg.raw.description import parse_description
+from autoseg.raw.truncation import refuse_truncated
+
+BOUNDED = settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+LEAF = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+JSON = st.recursive(
+    LEAF,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+FIELDS = ["channel_names", "labels", "file_ending", "numTraining", "labels_folder", "annotated", "groups", "modality",
+          "regions_class_order", "ignore"]  # fmt: skip
+SMALL = nifti_header((4, 5, 6)) + bytes(4 * 120)
+
+
+def readable(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    try:
+        image = read_image([path], channels=1)
+    except UserError as error:
+        told = str(error)
+    else:
+        told = path.name
+        assert image.data.shape == (1, *image.geometry.size)
+    assert path.name in told
+
+
+@BOUNDED
+@given(place=st.integers(0, 347), value=st.binary(min_size=1, max_size=4), packed=st.booleans())
+def test_any_nifti_header(tmp_path_factory, place, value, packed):
+    content = (SMALL[:place] + value + SMALL[place + len(value) :])[: len(SMALL)]
+    name = "a.nii.gz" if packed else "a.nii"
+    readable(tmp_path_factory.getbasetemp() / name, gzip.compress(content) if packed else content)
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samples")
+    volume = sitk.GetImageFromArray(np.arange(60, dtype=np.int16).reshape(3, 4, 5))
+    flat = sitk.GetImageFromArray(np.arange(60, dtype=np.uint8).reshape(6, 10))
+    found = {}
+    for ending in (".mha", ".nrrd", ".png", ".bmp", ".tif", ".jpg"):
+        path = folder / f"a{ending}"
+        sitk.WriteImage(volume if ending in (".mha", ".nrrd") else flat, str(path))
+        found[ending] = path.read_bytes()
+    return found
+
+
+@pytest.mark.parametrize("ending", [".mha", ".nrrd", ".png", ".bmp", ".tif", ".jpg"])
+def test_any_changed_bytes(ending, samples, tmp_path):
+    content = samples[ending]
+
+    @BOUNDED
+    @given(place=st.integers(0, len(content) - 1), value=st.binary(min_size=1, max_size=3), cut=st.booleans())
+    def changed(place, value, cut):
+        rest = b"" if cut else content[place + len(value) :]
+        readable(tmp_path / f"a{ending}", content[:place] + value + rest)
+
+    changed()
+
+
+@BOUNDED
+@given(content=st.binary(max_size=64), kind=st.sampled_from([b"II*\0", b"MM\0*", b"II+\0", b""]))
+def test_any_tiff(tmp_path_factory, content, kind):
+    path = tmp_path_factory.getbasetemp() / "a.tif"
+    path.write_bytes(kind + struct.pack("<I", 8) + content)
+    with suppress(UserError):
+        refuse_truncated(path)
+
+
+@BOUNDED
+@given(field=st.sampled_from(FIELDS), value=JSON)
+def test_any_description(field, value):
+    description = parse_description(DESCRIPTION | {field: value}, Path("dataset.json"))
+    for problem in description.problems:
+        assert problem.message
+        assert problem.file == "dataset.json"
+
+
+PLANS = make_plans("3d", channels=1, outputs=3).model_dump(mode="json")
+
+
+def paths(content, before=()):
+    yield before
+    if isinstance(content, dict):
+        for name, value in content.items():
+            yield from paths(value, (*before, name))
+
+
+@BOUNDED
+@given(path=st.sampled_from([path for path in paths(PLANS) if path]), value=JSON)
+def test_any_plans(path, value):
+    content = json.loads(json.dumps(PLANS))
+    inner = content
+    for name in path[:-1]:
+        inner = inner[name]
+    inner[path[-1]] = value
+    with suppress(UserError):
+        parse(Plans, content, "plans.json")
+
+
+@BOUNDED
+@given(value=JSON)
+def test_any_model(value):
+    with pytest.raises(UserError, match=r"^model\.json: field "):
+        parse(Model, value, "model.json")
