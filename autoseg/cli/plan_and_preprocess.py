@@ -75,7 +75,6 @@ def plan_and_preprocess(
       autoseg plan-and-preprocess Dataset004_Hippocampus -c 2d 3d_fullres --time-budget 10m
     """
     from autoseg.cli.values import parse_values
-    from autoseg.interop import move_plans
     from autoseg.planning import plan
     from autoseg.preprocessing import preprocess
     from autoseg.raw import open_dataset
@@ -91,6 +90,8 @@ def plan_and_preprocess(
     data = open_dataset(dataset, place)
     measured = measure(data, place, workers=workers, restart=restart)
     if plans_from is not None:
+        from autoseg.interop import move_plans
+
         plans = move_plans(plans_from, data, measured, place, plans_name or "moved")
     else:
         plans = plan(
