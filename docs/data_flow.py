@@ -41,6 +41,11 @@ class Event:
     channels: int
     origins: frozenset[int]
 
+    @property
+    def is_leaf(self) -> bool:
+        """Return whether the module has no parts."""
+        return not list(self.module.children())
+
 
 @dataclass
 class Row:
@@ -199,22 +204,18 @@ def run(network: Architecture, mode: FakeTensorMode) -> dict[Grid, Row]:
 
 def decoder_channels(events: Sequence[Event], grid: Grid, needed: set[int], num_outputs: int) -> int | None:
     """Return the channels of a decoder stage: the last outermost heavy module's that depends on the `needed` maps."""
-    there = [event for event in events if event.grid == grid and event.channels != num_outputs]
-    ups = {id(event.module) for event in events if event.grid != grid and event.channels != num_outputs}
-    there = [event for event in there if needed <= event.origins and not is_part_of(event, ups)]
+    events = [event for event in events if event.channels != num_outputs]
+    ups = {id(event.module) for event in events if event.grid != grid}  # of which the parts here are not shown
+    there = [event for event in events if event.grid == grid and needed <= event.origins]
+    there = [event for event in there if not (event.is_leaf and ups & {*map(id, event.inside[-1:])})]
     most = max((weights(event.module) for event in there), default=0)
     heavy = [event for event in there if weights(event.module) > SMALL * most]
     return min(reversed(heavy), key=lambda event: len(event.inside)).channels if heavy else None
 
 
-def is_part_of(event: Event, modules: set[int]) -> bool:
-    """Return whether a module without children stands in one of these."""
-    return bool(event.inside) and id(event.inside[-1]) in modules and not list(event.module.children())
-
-
 def made_of(events: Sequence[Event], grid: Grid) -> str:
     """Return the blocks that gave maps of a size, as in "2 ConvBlock": those that hold most weights."""
-    leaves = [event for event in events if not list(event.module.children())]
+    leaves = [event for event in events if event.is_leaf]
     left = {id(event.module): event for event in events if event.grid == grid and is_block(event, leaves)}
     names: list[str] = []
     most = 0
@@ -234,11 +235,8 @@ def made_of(events: Sequence[Event], grid: Grid) -> str:
         names.append(f"{len(own[kind])} {kind.__name__}" if len(own[kind]) > 1 else kind.__name__)
         chosen = {id(event.module) for event in own[kind]}
         around = {id(module) for event in own[kind] for module in event.inside}
-        left = {
-            key: event
-            for key, event in left.items()
-            if key not in around and not chosen & {key, *map(id, event.inside)}
-        }
+        rest = [event for event in left.values() if id(event.module) not in chosen | around]
+        left = {id(event.module): event for event in rest if not chosen & {*map(id, event.inside)}}
     return ", ".join(names)
 
 

@@ -18,6 +18,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def main() -> None:
     old = PAGE.read_text(encoding="utf-8") if PAGE.is_file() else ""
     kept = {} if options.only is None else {name: found for name, found in figures(old).items() if name in names}
     anew = names - kept.keys() | {*(options.only or ())}
-    text = page(kept | {name: measure(load("architecture", name)) for name in sorted(anew)})
+    text = page(kept | {found.name: measure(class_of(found)) for found in registered() if found.name in anew})
     if not options.check:
         PAGE.write_text(text, encoding="utf-8")
     elif old != text:
@@ -217,9 +218,10 @@ def millions(count: int) -> str:
     return f"{count / 1e6:.2f} M" if count < 1e7 else f"{count / 1e6:.1f} M"
 
 
+@cache
 def class_of(found: Found) -> type[Architecture]:
     """Return the class; importing it asks for the packages that it needs."""
-    return load("architecture", found.name)
+    return load("architecture", f"{found.path}:{found.name}")  # by name every file would be looked through
 
 
 def docstring(path: Path) -> str:
