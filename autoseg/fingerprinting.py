@@ -62,7 +62,7 @@ class Fingerprint(Frozen):
 
     def write(self, path: Path) -> None:
         """Write the fingerprint as JSON."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, self.model_dump(mode="json"), sealed=True)
 
     @classmethod
     def read(cls, path: Path) -> Fingerprint:

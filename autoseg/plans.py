@@ -161,12 +161,15 @@ class Plans(Frozen):
 
     def write(self, path: Path) -> None:
         """Write the plans as JSON."""
-        write_json(path, self.model_dump(mode="json"))
+        write_json(path, self.model_dump(mode="json"), sealed=True)
 
     @classmethod
-    def read(cls, path: Path) -> Plans:
-        """Read plans from JSON; what does not fit is told by field and value."""
-        return parse(cls, read_json(path), path)
+    def read(cls, path: Path, *, editable: bool = True) -> Plans:
+        """Read plans from JSON; what does not fit is told by field and value.
+
+        People change plans: a checksum that does not match is a warning, but where they are not `editable`.
+        """
+        return parse(cls, read_json(path, editable=editable), path)
 
 
 def parse(model: type[BaseModel], content: Any, where: str | Path) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,20 @@ from typing import Any
 
 from autoseg.errors import UserError
 
+SEAL = "autoseg_checksum"  # first field of the JSON files that stages leave for each other
+SEAL_KIND = "autoseg-sha256:"
+_SPACE = "free some space, then repeat the command: what is finished is kept"
+_PLACE = "choose another place, or ask for the permission to write there"
+WRITE_MENDS = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EROFS: _PLACE,
+    errno.EACCES: _PLACE,
+    errno.EPERM: _PLACE,
+}
+
+log = logging.getLogger(__name__)
+
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
@@ -20,18 +36,31 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of `target`, since image writers choose their format by them.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", suffix="-" + target.name, dir=target.parent)
-    os.close(handle)
-    temporary = Path(name)
-    temporary.unlink()
+    with _told(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=".writing-", suffix="-" + target.name, dir=target.parent)
+        os.close(handle)
+        temporary = Path(name)
+        temporary.unlink()
+        try:
+            yield temporary
+            with temporary.open("rb") as written:
+                os.fsync(written.fileno())
+            os.replace(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _told(target: Path) -> Iterator[None]:
+    """Make a UserError that names `target` of a full disk and of a place where nothing may be written."""
     try:
-        yield temporary
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        if error.errno not in WRITE_MENDS:
+            raise
+        mend = WRITE_MENDS[error.errno]
+        raise UserError(f"the file cannot be written ({error.strerror})", where=target, mend=mend) from error
 
 
 def write_bytes(target: Path, content: bytes) -> None:
@@ -45,27 +74,56 @@ def write_text(target: Path, content: str) -> None:
     write_bytes(target, content.encode("utf-8"))
 
 
-def write_json(target: Path, content: Any) -> None:
-    """Write `content` to `target` atomically as indented JSON."""
+def write_json(target: Path, content: Any, *, sealed: bool = False) -> None:
+    """Write `content` to `target` atomically as indented JSON; `sealed` adds a checksum that `read_json` looks at."""
+    if sealed:
+        plain = json.loads(json.dumps(content, default=_plain))
+        content = {SEAL: SEAL_KIND + content_hash(plain), **plain}
     write_text(target, json.dumps(content, indent=1, ensure_ascii=False, default=_plain) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; a missing or broken file is a UserError that names it."""
+def read_json(path: Path, *, editable: bool = False) -> Any:
+    """Read a JSON file; one that is missing, broken, or other than its checksum says is a UserError that names it.
+
+    Files that people may well change are `editable`: a checksum that does not match is then only a warning. The
+    checksum is of the values, whatever the layout, and is no part of what is returned.
+    """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
+        sound = not isinstance(content, dict) or _unseal(content)
     except FileNotFoundError:
         raise UserError("the file does not exist", where=path, mend="correct the path, or make the file anew") from None
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})", where=path) from None
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON ({error})", where=path, mend="correct the file or make it anew") from None
+    if not sound:
+        error = UserError(
+            "the content does not match its checksum",
+            where=path,
+            mend=f"if you changed it on purpose, delete its line {SEAL!r}; if not, make the file anew",
+        )
+        if not editable:
+            raise error
+        log.warning("%s", error)
+    return content
+
+
+def _unseal(content: dict[str, Any]) -> bool:
+    """Take the checksum off `content`, and tell whether it is right; it is if there is none.
+
+    It is known by its name or by its value: one flipped bit does not hide both.
+    """
+    seals = {k: v for k, v in content.items() if k == SEAL or (isinstance(v, str) and v.startswith(SEAL_KIND))}
+    for name in seals:
+        del content[name]
+    return not seals or seals == {SEAL: SEAL_KIND + content_hash(content)}
 
 
 def content_hash(*contents: Any) -> str:
     """Return a hex digest of JSON-like contents; equal contents give equal digests in every process."""
     text = json.dumps(contents, sort_keys=True, ensure_ascii=False, default=_plain)
-    return hashlib.sha256(text.encode("utf-8")).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def file_hash(path: Path) -> str:

@@ -1,6 +1,5 @@
 """Model folders with randomly initialised tiny networks, as selection would write them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from autoseg.labels import labels_from_description
 from autoseg.model_folder import MODEL_FILE, Member, Model, PostprocessingStep, checksums
 from autoseg.plans import ChannelIntensities, Configuration, NetworkSpec, Plans
 from autoseg.plugins import build_network
-from autoseg.storage import write_json
+from autoseg.storage import read_json, write_json
 
 LABELS = {"background": 0, "near": 3, "far": 7}
 
@@ -79,13 +78,13 @@ def write_model(
         labels=parsed, file_ending=file_ending, members=tuple(described), postprocessing=postprocessing,
         checksums=checksums(folder),
     )  # fmt: skip
-    write_json(folder / MODEL_FILE, model.model_dump(mode="json"))
+    write_json(folder / MODEL_FILE, model.model_dump(mode="json"), sealed=True)
     return folder
 
 
 def edit_model(folder: Path, **changes: Any) -> None:
     """Change fields of the first member of model.json, and make the checksums anew."""
-    content = json.loads((folder / MODEL_FILE).read_text())
+    content = read_json(folder / MODEL_FILE)
     content["members"][0] |= changes
     content["checksums"] = checksums(folder)
     write_json(folder / MODEL_FILE, content)

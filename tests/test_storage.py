@@ -1,5 +1,7 @@
 """Atomic artefacts and content hashes."""
 
+import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -13,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autoseg.errors import UserError
-from autoseg.storage import atomic_path, content_hash, file_hash, file_stamp, read_json, write_json, write_text
+from autoseg.storage import SEAL, atomic_path, content_hash, file_hash, file_stamp, read_json, write_json, write_text
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
@@ -83,12 +85,54 @@ def test_numpy_paths_and_sets_become_plain(tmp_path):
     assert read_json(path)["a"] == 0.5
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000])
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[" * 100_000, b"1" * 5000])
 def test_broken_json_is_a_user_error_with_the_file(tmp_path, content):
     path = tmp_path / "broken.json"
     path.write_bytes(content)
     with pytest.raises(UserError, match=r"broken\.json: not valid JSON"):
         read_json(path)
+
+
+@given(content=st.dictionaries(st.text(), JSON, max_size=4), draw=st.randoms())
+def test_a_flipped_bit_of_a_sealed_file_is_told_or_changes_nothing(tmp_path_factory, content, draw):
+    path = tmp_path_factory.getbasetemp() / "sealed.json"
+    write_json(path, content, sealed=True)
+    assert read_json(path) == content
+    changed = bytearray(path.read_bytes())
+    changed[draw.randrange(len(changed))] ^= 1 << draw.randrange(8)
+    path.write_bytes(changed)
+    with contextlib.suppress(UserError):
+        assert read_json(path) == content
+
+
+def test_half_a_character_is_no_crash(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": "\\ud800", "autoseg_checksum": "x"}')
+    with pytest.raises(UserError, match="does not match its checksum"):
+        read_json(path)
+
+
+def test_a_sealed_file_may_be_laid_out_anew_and_unsealed(tmp_path, caplog):
+    path = tmp_path / "a.json"
+    write_json(path, {"b": (1.5, None), "a": {2: "ä"}}, sealed=True)
+    values = {"b": [1.5, None], "a": {"2": "ä"}}
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert list(content) == [SEAL, "b", "a"]
+    path.write_text(json.dumps(content, sort_keys=True, indent=4))
+    assert read_json(path) == values
+    path.write_text(json.dumps(content | {"b": 2}))
+    with pytest.raises(
+        UserError, match=rf"a\.json: the content does not match its checksum\n.*delete its line '{SEAL}'"
+    ):
+        read_json(path)
+    assert not caplog.records
+    assert read_json(path, editable=True) == values | {"b": 2}
+    assert "does not match its checksum" in caplog.text
+    caplog.clear()
+    del content[SEAL]
+    path.write_text(json.dumps(content | {"b": 2}))
+    assert read_json(path) == values | {"b": 2}
+    assert not caplog.records
 
 
 def test_missing_or_unreadable_json_is_a_user_error(tmp_path):

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import typer
 
-from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted
+from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted, UserError
+from autoseg.storage import WRITE_MENDS
 
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 # Older typer stands on click, newer brings its own copy: take the base class from what typer itself raises.
@@ -56,8 +57,9 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"error: {error}", SOME_FAILED
     if isinstance(error, AutosegError):
         return f"error: {error}", WRONG_USE
-    if isinstance(error, OSError) and error.filename is not None:
-        return f"error: {error.filename}: {error.strerror}", WRONG_USE
+    if isinstance(error, OSError) and (error.filename is not None or error.errno in WRITE_MENDS):
+        told = UserError(str(error.strerror), where=error.filename, mend=WRITE_MENDS.get(error.errno))
+        return f"error: {told}", WRONG_USE
     return f"error: {type(error).__name__}: {error}\n{_where_the_traceback_is(error)}", WRONG_USE
 
 

@@ -85,7 +85,7 @@ def score_table(cases: Cases, names: list[str], metric: str = "dice") -> np.ndar
 
 def write_summary(summary: Mapping[str, Any], path: Path) -> None:
     """Write the summary as JSON at `path` and, beside it, a CSV with one row per case and name."""
-    write_json(path, summary)
+    write_json(path, summary, sealed=True)
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["case", "label", *METRICS])

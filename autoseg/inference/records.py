@@ -42,7 +42,7 @@ class Record:
         """Note that the outputs of a case are complete."""
         sizes = {output.name: _size(output) for output in outputs}
         self.cases[case] = {"key": self._key(paths), "outputs": sizes}
-        write_json(self.path, {"format": 1, "cases": self.cases})
+        write_json(self.path, {"format": 1, "cases": self.cases}, sealed=True)
 
     def _key(self, paths: Sequence[Path]) -> str:
         return content_hash(self.identity, input_stamps(paths))

@@ -71,7 +71,7 @@ def import_nnunet(
         members = [_member(new, chosen, labels, folds) for chosen in _with_previous(experiments, labels, checkpoint)]
         steps = _postprocessing(experiments, labels, wanted=postprocessing)
         model = _model(first, labels, members, steps).model_copy(update={"checksums": checksums(new)})
-        write_json(new / MODEL_FILE, model.model_dump(mode="json"))
+        write_json(new / MODEL_FILE, model.model_dump(mode="json"), sealed=True)
     return output
 
 

@@ -68,7 +68,7 @@ class DecodedCache:
             shape_before_crop=cropped.shape_before_crop,
             box=cropped.box,
         )
-        write_json(self._record_file(case), record.model_dump(mode="json"))
+        write_json(self._record_file(case), record.model_dump(mode="json"), sealed=True)
 
     def read(self, case: str, input_hash: str) -> Cropped | None:
         """Return a case, or None if it is not here, was made from other inputs, or is damaged."""

@@ -27,8 +27,7 @@ def _png_palette(head: bytes) -> list[bytes]:
     while position < len(head):
         size, kind = struct.unpack_from(">I4s", head, position)
         if kind == b"PLTE":
-            palette = head[position + 8 : position + 8 + size]
-            return [palette[i : i + 3] for i in range(0, size, 3)]
+            return _colours(head, position + 8, size // 3, 3)
         if kind == b"IDAT" or (kind == b"IHDR" and head[position + 17] != 3):  # colour type 3: palette
             return []
         position += size + 12
@@ -40,5 +39,11 @@ def _bmp_palette(head: bytes) -> list[bytes]:
     if bits > 8:
         return []
     used = struct.unpack_from("<I", head, 46)[0] or 2**bits
-    start = 14 + size
-    return [head[i : i + 3] for i in range(start, start + 4 * used, 4)]
+    return _colours(head, 14 + size, used, 4)
+
+
+def _colours(head: bytes, start: int, count: int, step: int) -> list[bytes]:
+    """Return the entries of a palette; none if it declares more than what was read can hold."""
+    if start + count * step > len(head):
+        return []
+    return [head[i : i + 3] for i in range(start, start + count * step, step)]

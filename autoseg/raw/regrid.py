@@ -28,11 +28,8 @@ def regrid_label(path: Path, target: Geometry) -> Path:
             mend="write the label map with the geometry of the image",
         )
     kept = path.parent.with_name(f"{path.parent.name}_original") / path.name
-    try:
-        if not kept.exists():  # what is there already is the first original
-            with atomic_path(kept) as temporary:
-                shutil.copy2(path, temporary)
-        write_label(path, resampled, target)
-    except OSError as error:
-        raise UserError(f"the label map cannot be replaced ({error.strerror})", where=path) from None
+    if not kept.exists():  # what is there already is the first original
+        with atomic_path(kept) as temporary:
+            shutil.copy2(path, temporary)
+    write_label(path, resampled, target)
     return kept

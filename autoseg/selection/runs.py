@@ -94,7 +94,9 @@ class Experiment:
     @cached_property
     def plans(self) -> Plans:
         """Return the plans as the runs used them; folds with different networks are a UserError."""
-        all_plans = {fold: Plans.read(run.folder / PLANS_FILE) for fold, run in self.chosen_runs.items()}
+        all_plans = {
+            fold: Plans.read(run.folder / PLANS_FILE, editable=False) for fold, run in self.chosen_runs.items()
+        }
         first = next(iter(all_plans.values()))
         for fold, plans in all_plans.items():
             if _network(plans, self.configuration) != _network(first, self.configuration):

@@ -56,7 +56,7 @@ def write_model(folder: Path, model: Model, sources: Sequence[MemberSource]) -> 
     try:
         members = tuple(_write_member(new, source) for source in sources)
         complete = model.model_copy(update={"members": members, "checksums": checksums(new)})
-        write_json(new / MODEL_FILE, complete.model_dump(mode="json"))
+        write_json(new / MODEL_FILE, complete.model_dump(mode="json"), sealed=True)
         new.chmod(0o755)
         _replace(folder, new)
     finally:

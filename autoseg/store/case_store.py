@@ -101,7 +101,7 @@ class CaseStore:
         )
         for suffix, content in contents.items():
             write_bytes(paths[suffix], content)
-        write_json(case_file(self.folder, case, "json"), record.model_dump(mode="json"))
+        write_json(case_file(self.folder, case, "json"), record.model_dump(mode="json"), sealed=True)
         with self._lock:
             if "_records" in self.__dict__:  # a store that only writes need not know the other cases
                 self._replace(self._records | {case: record})
@@ -111,7 +111,7 @@ class CaseStore:
         records = self._load()
         keep = set(records if keep is None else keep)
         kept = {case: record for case, record in sorted(records.items()) if case in keep}
-        write_json(self.folder / INDEX_FILE, Index(cases=kept).model_dump(mode="json"))
+        write_json(self.folder / INDEX_FILE, Index(cases=kept).model_dump(mode="json"), sealed=True)
         wanted = {name for record in kept.values() for name in record.files}
         for path in (self.folder / CASES).glob("*"):
             if path.name not in wanted:
@@ -125,7 +125,7 @@ class CaseStore:
             return
         kept = {case: record for case, record in self._load().items() if case not in gone}
         if (self.folder / INDEX_FILE).is_file():
-            write_json(self.folder / INDEX_FILE, Index(cases=kept).model_dump(mode="json"))
+            write_json(self.folder / INDEX_FILE, Index(cases=kept).model_dump(mode="json"), sealed=True)
         for case in gone:
             case_file(self.folder, case, "json").unlink(missing_ok=True)
         self._replace(kept)

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from autoseg.storage import read_json, write_json
+from autoseg.storage import read_json, write_json, write_text
 
 LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"
@@ -35,12 +35,12 @@ class RunLog:
         self.event("note", text=text)
 
     def cut_after(self, step: int) -> None:
-        """Drop events of steps beyond `step`, which a resumed run does again, and a torn last line."""
+        """Drop what a run at `step` does again, which is later steps and the end; and a torn last line."""
         if not self.writes or not self.path.exists():
             return
-        kept = [line for line in read_events(self.path) if line.get("step", 0) <= step]
+        kept = [line for line in read_events(self.path) if line.get("step", 0) <= step and line["event"] != "end"]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in kept)
-        self.path.write_text(text, encoding="utf-8")
+        write_text(self.path, text)
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
@@ -58,7 +58,7 @@ def write_run(folder: Path, **fields: Any) -> None:
     """Update fields of run.json."""
     path = folder / RUN_FILE
     current = read_json(path) if path.exists() else {"format": 1}
-    write_json(path, {**current, **fields})
+    write_json(path, {**current, **fields}, sealed=True)
 
 
 def read_run(folder: Path) -> dict[str, Any]:

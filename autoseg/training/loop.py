@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterator
@@ -55,8 +56,8 @@ class Fit:
         """Write a checkpoint and usable weights; only the first process does."""
         if self.fabric.global_rank == 0:
             folder = self.trainer.context.folder
-            save_state(folder, self.state)
             save_weights(folder, self.trainer.inference_module())
+            save_state(folder, self.state)  # last: a run that it calls finished has its weights
 
 
 def scaler_of(fabric: lightning_fabric.Fabric) -> torch.amp.GradScaler | None:
@@ -125,7 +126,8 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
         ticker.tick(progress)
         if run.observer is not None and run.observer.due(state, clock):
             ticker.report(progress)  # a loss that is no number is told before its network is asked to predict
-            run.observer.observe(state, clock, run.log)
+            with contextlib.suppress(Interrupted), run.stop.at_once():  # a stop does not wait for whole cases
+                run.observer.observe(state, clock, run.log)
             if trainer.stop_on_collapse:
                 check_not_blind(state.blind_validations, progress)
         asked = _agreed(run, run.stop.asked)

@@ -110,18 +110,19 @@ def _carry_out(
         if (context.folder / STATE_FILE).is_file():
             load_state(context.folder, state)
             restore_scaler(fabric, state.extra)
-            log.cut_after(progress.step)
             log.note(f"going on at step {progress.step}")
         elif options.pretrained is not None:
             table = load_pretrained(modules["network"], options.pretrained, labels=trainer.labels.names)
             log.note(table_text(table))
+        log.cut_after(progress.step)
         _record_start(trainer, options, progress, fabric)
         try:
             if not progress.finished:
                 _train(trainer, fabric, state, log, stop, options, started)
             if context.rank == 0:
-                trainer.finish()
-                _finish(trainer, fabric, progress, log, started)
+                with stop.at_once():
+                    trainer.finish()
+                    _finish(trainer, fabric, progress, log, started)
         except Interrupted:
             _record(context, status="interrupted", steps_done=progress.step)
             raise

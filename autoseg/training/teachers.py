@@ -44,7 +44,7 @@ def load_teachers(
 
 
 def _load_run(folder: Path, workspace_root: Path | None) -> tuple[Configuration, nn.Module]:
-    configuration = Plans.read(folder / PLANS_FILE).configuration(read_run(folder)["configuration"])
+    configuration = Plans.read(folder / PLANS_FILE, editable=False).configuration(read_run(folder)["configuration"])
     network = build_network(configuration.architecture, configuration.network, workspace_root)
     network.load_state_dict(load_weights(folder / WEIGHTS_FILE))
     return configuration, network

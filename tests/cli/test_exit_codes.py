@@ -51,6 +51,8 @@ def failing(autoseg, monkeypatch):
         (CaseError("c1", "reading", "x"), 1, "error: case c1, reading: x\n"),
         (Interrupted("checkpoint written"), 130, "interrupted: checkpoint written\n"),
         (FileNotFoundError(2, "No such file or directory", "x.nii"), 2, "error: x.nii: No such file or directory\n"),
+        (PermissionError(13, "Permission denied", "out"), 2, "error: out: Permission denied\nTo mend it: choose"),
+        (OSError(28, "No space left on device"), 2, "error: No space left on device\nTo mend it: free some"),
     ],
 )
 def test_expected_errors_are_one_message(failing, error, code, message):

@@ -13,6 +13,8 @@ from bad_data import Data
 from bad_images import spoil
 from model_factory import edit_model, make_plans, write_model
 
+from autoseg.storage import read_json, write_json
+
 
 def plans_of(data: Data) -> Path:
     """Write sound plans of a configuration `3d`."""
@@ -29,7 +31,7 @@ def train(*arguments: str, plans: Callable[[dict], Any] | str | None = None, fol
         if isinstance(plans, str):
             path.write_text(plans)
         elif plans is not None:
-            content = json.loads(path.read_text())
+            content = read_json(path)
             plans(content)
             path.write_text(json.dumps(content))
         return ["train", str(data.folder), configuration, fold, "--plans", "p", "--device", "cpu", *arguments]
@@ -144,8 +146,7 @@ def described(**changes: Any):
     """Change fields of model.json itself."""
 
     def prepare(data: Data, model: Path) -> None:
-        file = model / "model.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+        write_json(model / "model.json", read_json(model / "model.json") | changes)
 
     return predict(prepare)
 

@@ -1,6 +1,8 @@
 """Artefacts that are cut, or of which one bit is flipped, are named before anything is taken from them."""
 
+import json
 import random
+from functools import partial
 
 import numpy as np
 import pytest
@@ -10,12 +12,16 @@ from model_factory import make_plans, write_model
 from torch import nn
 
 from autoseg.errors import UserError
+from autoseg.evaluation.summary import summarize, write_summary
+from autoseg.fingerprinting import ClassFrequency, Fingerprint
 from autoseg.inference.records import RECORD_FILE, Record
 from autoseg.model_folder import read_model
 from autoseg.plans import Plans
 from autoseg.raw import open_dataset, read_image
+from autoseg.storage import read_json
 from autoseg.store import CaseProperties, CaseStore, Preprocessed
 from autoseg.training.checkpoint import Progress, State, load_state, save_state
+from autoseg.training.log import read_run, write_run
 
 TIMES = 12
 SHAPE = (6, 20, 20)
@@ -31,7 +37,7 @@ def damage(content: bytes, seed: int, *, flips: bool) -> bytes:
     return bytes(changed)
 
 
-def store(folder):
+def store(folder, *, seal=True):
     generator = np.random.default_rng(0)
     properties = CaseProperties(
         spacing=(1, 1, 1), shape_before_crop=SHAPE, crop_box=tuple((0, size) for size in SHAPE),
@@ -41,7 +47,8 @@ def store(folder):
     case = Preprocessed(generator.normal(size=(1, *SHAPE)).astype(np.float32), label, properties)
     made = CaseStore(folder)
     made.write("a", case, {1: np.argwhere(label == 1)})
-    made.seal()
+    if seal:
+        made.seal()
 
 
 def read_store(folder, cache):
@@ -73,16 +80,37 @@ CHECKSUMMED = {
         lambda folder: read_image([folder / "data/imagesTr/bad_0000.nii.gz"], channels=1),
     ),
 }
-DESCRIBED = {
-    "plans": (
+# JSON files carry a checksum of their values: spaces and line breaks may differ.
+SEALED = {
+    "plans of a run": (
         lambda folder: make_plans("3d", channels=1, outputs=3).write(folder / "plans.json"),
         "plans.json",
-        lambda folder: Plans.read(folder / "plans.json"),
+        lambda folder: Plans.read(folder / "plans.json", editable=False),
     ),
     "description of a model": (write_model, "model.json", read_model),
-    "description of a data set": (sound, "data/dataset.json", lambda folder: open_dataset(folder / "data")),
-    "index of a store": (store, "index.json", lambda folder: CaseStore(folder).cases),
+    "index of a store": (store, "index.json", lambda folder: CaseStore(folder)._records),
+    "record of a case": (partial(store, seal=False), "cases/a.json", lambda folder: CaseStore(folder)._records),
+    "fingerprint": (
+        lambda folder: FINGERPRINT.write(folder / "fingerprint.json"),
+        "fingerprint.json",
+        lambda folder: Fingerprint.read(folder / "fingerprint.json"),
+    ),
+    "record of a run": (lambda folder: write_run(folder, status="finished", steps=3), "run.json", read_run),
+    "scores": (
+        lambda folder: write_summary(summarize({"a": {"x": {"dice": 0.5}}}), folder / "summary.json"),
+        "summary.json",
+        lambda folder: read_json(folder / "summary.json"),
+    ),
 }
+DESCRIBED = {
+    "description of a data set": (sound, "data/dataset.json", lambda folder: open_dataset(folder / "data")),
+}
+FINGERPRINT = Fingerprint(
+    dataset_name="Dataset001_Test", num_cases=1, cases=("a",), channel_names=("MRI",), spacings=((1, 1, 1.5),),
+    shapes_after_crop=((3, 4, 5),), median_relative_size=0.75, num_labels=2, input_hash="0123",
+    intensities=make_plans("3d", channels=1, outputs=3).intensities,
+    class_frequencies=(ClassFrequency(name="near", voxels=7, cases=1),),
+)  # fmt: skip
 
 
 def all_named(folder, kind, *, flips):
@@ -124,9 +152,40 @@ def test_a_flipped_bit_of_a_raw_image_changes_no_voxel(tmp_path):
     assert named > 3 * TIMES
 
 
-@pytest.mark.parametrize("name", [*CHECKSUMMED, *DESCRIBED])
+@pytest.mark.parametrize("name", SEALED)
+def test_a_flipped_bit_of_a_description_is_named(name, tmp_path):
+    """Where the flip leaves the same values, as in the last digits of a number or between two words, they are read."""
+    write, file, read = SEALED[name]
+    write(tmp_path)
+    file = tmp_path / file
+    content, expected, named = file.read_bytes(), read(tmp_path), 0
+    for seed in range(8 * TIMES):
+        file.write_bytes(damage(content, seed, flips=True))
+        try:
+            assert read(tmp_path) == expected
+        except UserError as error:
+            named += file.name in str(error) and bool(error.mend)
+        else:
+            named += json.loads(file.read_bytes()) == json.loads(content)
+    assert named == 8 * TIMES
+
+
+def test_changed_plans_are_used_with_a_warning(tmp_path, caplog):
+    file = tmp_path / "plans.json"
+    plans = make_plans("3d", channels=1, outputs=3)
+    plans.write(file)
+    assert Plans.read(file) == plans
+    assert not caplog.records
+    file.write_text(file.read_text().replace('"batch_size": 2', '"batch_size": 3'))
+    assert Plans.read(file).configurations["3d"].batch_size == 3
+    assert "plans.json: the content does not match its checksum" in caplog.text
+    with pytest.raises(UserError, match=r"plans\.json: the content does not match its checksum"):
+        Plans.read(file, editable=False)
+
+
+@pytest.mark.parametrize("name", [*CHECKSUMMED, *SEALED, *DESCRIBED])
 def test_a_cut_file_is_named(name, tmp_path):
-    all_named(tmp_path, (CHECKSUMMED | DESCRIBED)[name], flips=False)
+    all_named(tmp_path, (CHECKSUMMED | SEALED | DESCRIBED)[name], flips=False)
 
 
 def test_a_cut_record_of_predictions_is_made_anew(tmp_path):

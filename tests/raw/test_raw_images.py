@@ -2,6 +2,8 @@
 
 import gzip
 import itertools
+import struct
+import tracemalloc
 
 import nibabel
 import numpy as np
@@ -17,6 +19,7 @@ from autoseg.raw import (
     write_label,
     write_probabilities,
 )
+from autoseg.raw.palettes import has_grey_palette
 
 AFFINE = np.array([[1.0, 0, 0, -20], [0, 0.7, 0, 5.5], [0, 0, 3.3, 101], [0, 0, 0, 1]])
 
@@ -219,6 +222,25 @@ def test_palettes(tmp_path):
     assert read_image([tmp_path / "colour.png"], channels=3).data.shape == (3, 1, 9, 7)
     with pytest.raises(UserError, match="palette"):
         read_label(tmp_path / "colour.png")
+
+
+@pytest.mark.parametrize(("ending", "place"), [("png", b"PLTE"), ("bmp", None)])
+def test_a_palette_that_claims_billions_of_colours_costs_no_memory(tmp_path, ending, place):
+    from PIL import Image as Picture
+
+    path = tmp_path / f"a.{ending}"
+    Picture.frombytes("P", (7, 9), bytes(63)).save(path)
+    content = bytearray(path.read_bytes())
+    if place:
+        at = content.index(place) - 4
+        content[at : at + 4] = struct.pack(">I", 2**32 - 1)
+    else:
+        content[46:50] = struct.pack("<I", 2**32 - 1)
+    path.write_bytes(content)
+    tracemalloc.start()
+    assert not has_grey_palette(path)
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+    tracemalloc.stop()
 
 
 def test_tiff_stack_takes_its_spacing_from_the_sidecar(tmp_path):

@@ -1,6 +1,5 @@
 """From run folders to a model folder that predicts: ensembles, ties, folds, cascades, atomic replacement."""
 
-import json
 import shutil
 
 import numpy as np
@@ -13,6 +12,7 @@ from autoseg.inference import Predictor, postprocess
 from autoseg.model_folder import read_model
 from autoseg.raw import read_image, read_label
 from autoseg.selection import best, find_best
+from autoseg.storage import read_json, write_json
 
 
 def candidates(model):
@@ -193,8 +193,8 @@ def test_without_a_finished_run(lab):
 def test_folds_with_different_networks_are_refused(lab):
     lab.run("2d", 0, lab.folds[0], 0.3)
     folder = lab.run("2d", 1, lab.folds[1], 0.3)
-    plans = json.loads((folder / "plans.json").read_text())
+    plans = read_json(folder / "plans.json")
     plans["configurations"]["2d"]["architecture"] = "plain_unet"
-    (folder / "plans.json").write_text(json.dumps(plans))
+    write_json(folder / "plans.json", plans)
     with pytest.raises(UserError, match="fold 1 has another network"):
         find_best(lab.name, lab.workspace, workers=1)

@@ -12,9 +12,9 @@ import torch
 from autoseg import Trainer
 from autoseg.errors import Interrupted, UserError
 from autoseg.storage import read_json
-from autoseg.training import TrainingFailed, train
+from autoseg.training import TrainingFailed, loop, train
 from autoseg.training.checkpoint import load_weights
-from autoseg.training.log import read_events
+from autoseg.training.log import read_events, write_run
 
 NAME = "Dataset004_Hippocampus"
 
@@ -150,6 +150,43 @@ def test_killed_and_resumed_equals_uninterrupted(scratch, tmp_path):
     (whole,) = run(scratch, settings={"steps": "20"})
     assert read_json(folder / "run.json")["steps_done"] == 20
     assert weights_equal(folder, whole)
+
+
+def test_killed_between_the_two_files_of_the_last_checkpoint(scratch, tmp_path, monkeypatch):
+    """Whatever was written first, the weights that a finished run shows are those of its last step."""
+    written = []
+
+    def striking(original):
+        def save(folder, content):
+            original(folder, content)
+            written.append(original.__name__)
+            if len(written) == 1:
+                raise KeyboardInterrupt("in place of a kill")
+
+        return save
+
+    with monkeypatch.context() as patch:
+        for name in ("save_state", "save_weights"):
+            patch.setattr(f"autoseg.training.loop.{name}", striking(getattr(loop, name)))
+        with pytest.raises(KeyboardInterrupt):
+            run(scratch)
+    (folder,) = run(scratch)
+    whole = folder.rename(tmp_path / "killed")
+    (folder,) = run(scratch)
+    assert weights_equal(folder, whole)
+
+
+def test_a_run_that_starts_over_does_not_log_its_steps_twice(scratch):
+    (folder,) = run(scratch)
+    (folder / "state.pt").unlink()
+    write_run(folder, status="running")
+    with (folder / "log.jsonl").open("a") as file:
+        file.write('{"event": "step", "st')  # the line that was being written
+    run(scratch)
+    events = read_events(folder / "log.jsonl")
+    steps = [event["step"] for event in events if event["event"] == "step"]
+    assert steps == sorted(set(steps))
+    assert [event["event"] for event in events].count("end") == 1
 
 
 def _steps(folder):
