@@ -6,9 +6,9 @@ in mm. A 2D configuration has two entries (y, x); a 2D image is a volume with on
 
 from __future__ import annotations
 
-import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -86,7 +86,7 @@ class Configuration(Frozen):
 
     name: str
     dims: Literal[2, 3]
-    spacing: tuple[float, ...]
+    spacing: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # mm
     median_shape: tuple[float, ...]
     patch_size: tuple[int, ...]
     batch_size: int = Field(ge=1)
@@ -107,8 +107,6 @@ class Configuration(Frozen):
                 raise ValueError(f"{field} must have dims={self.dims} entries")
         if self.network.patch_size != self.patch_size:
             raise ValueError("network.patch_size differs from patch_size")
-        if not all(0 < step < math.inf for step in self.spacing):
-            raise ValueError(f"spacing {self.spacing} must be positive, in mm")
         if len(self.normalization) != len(self.use_mask):
             raise ValueError("normalization and use_mask must both have one entry per channel")
         if self.data_identifier.startswith(".") or {"/", "\\", "\0"} & set(self.data_identifier):
@@ -172,14 +170,19 @@ class Plans(Frozen):
         return parse(cls, read_json(path, editable=editable), path)
 
 
-def parse(model: type[BaseModel], content: Any, where: str | Path) -> Any:
-    """Validate `content` against a pydantic model; a UserError tells field, value and reason of every fault."""
+def parse(model: type[BaseModel], content: Any, where: str | Path, *, within: str = "") -> Any:
+    """Validate `content` against a pydantic model; a UserError tells field, value and reason of every fault.
+
+    `within` names the field of the file that `content` is, where it is not all of it.
+    """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        faults = "; ".join(
-            f"field {'.'.join(map(str, fault['loc'])) or '(whole file)'}: {fault['msg'].removeprefix('Value error, ')}"
-            + ("" if isinstance(fault["input"], dict) else f", got {str(fault['input'])[:80]!r}")
-            for fault in error.errors()[:5]
-        )
+        faults = "; ".join(_fault_text(fault, within) for fault in error.errors()[:5])
         raise UserError(faults, where=where, mend="correct these fields or make the file anew") from None
+
+
+def _fault_text(fault: Mapping[str, Any], within: str) -> str:
+    place = ".".join(map(str, (*filter(None, [within]), *fault["loc"]))) or "(whole file)"
+    value = "" if isinstance(fault["input"], dict) else f", got {str(fault['input'])[:80]!r}"
+    return f"field {place}: {fault['msg'].removeprefix('Value error, ')}{value}"

@@ -144,7 +144,8 @@ def is_base(name: str) -> bool:
 
 @pytest.mark.parametrize("path", engine_files() + [path for _, path in plugin_files()], ids=lambda path: path.name)
 def test_nothing_forbidden_is_imported(path):
-    tops = {name.partition(".")[0] for name in imported_names(path.read_text(encoding="utf-8"))}
+    names = imported_names(path.read_text(encoding="utf-8")) - {"pickle.UnpicklingError"}  # which torch raises
+    tops = {name.partition(".")[0] for name in names}
     assert tops & FORBIDDEN <= ({"pickle"} if path == ROOT / "workers.py" else set())
 
 

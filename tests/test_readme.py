@@ -12,7 +12,8 @@ from autoseg.cli.app import app
 from autoseg.plugins import KINDS, in_file, load
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+MADE_WRONG = ROOT / "docs" / "messages.md"  # holds commands that are refused
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted({*(ROOT / "docs").glob("*.md")} - {MADE_WRONG})]
 LINE = re.compile(r"^(?:    |\$ |.*?&& )(autoseg [^#\n]+)$|`(autoseg [a-z][^`]*)`", re.MULTILINE)
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 PLACEHOLDERS = {"NAME": "a_name", "FILE": "file.py"}

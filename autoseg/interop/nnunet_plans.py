@@ -142,7 +142,9 @@ def _read_plans(
         "original_median_shape": theirs["original_median_shape_after_transp"],
         "intensities": _intensities(theirs, len(channels)),
         "channel_names": channels,
-        "configurations": {name: parse(Configuration, configuration, where).model_dump()},
+        "configurations": {
+            name: parse(Configuration, configuration, where, within=f"configurations.{name}").model_dump()
+        },
         "notes": (f"imported from nnU-Net's plans {theirs['plans_name']}",),
     }
     plans = parse(Plans, own, where)

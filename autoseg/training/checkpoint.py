@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError  # what torch raises; nothing here unpickles
 from typing import Any
 
 import torch
@@ -71,7 +71,7 @@ def load_state(folder: Path, state: State) -> None:
         raise UserError("the checkpoint is damaged", where=path, mend="start this run anew with --restart")
     try:
         loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # the checksum is right, so this is how it was written
+    except UnpicklingError:  # the checksum is right, so this is how it was written
         raise UserError(
             "the checkpoint holds more than tensors and plain values, so it was not read",
             where=path,

@@ -10,7 +10,7 @@ import pytest
 from autoseg.evaluation import evaluate_case, summarize, write_summary
 from autoseg.plans import ChannelIntensities, Configuration, NetworkSpec, Plans
 from autoseg.raw import open_dataset, read_label, write_label
-from autoseg.storage import write_json
+from autoseg.storage import read_json, write_json
 from autoseg.workspace import Workspace
 
 NAME = "Dataset004_Hippocampus"
@@ -134,9 +134,7 @@ def full_workspace(shared, tmp_path_factory):
         {"trainer": "default", "plans_name": "default", "configuration": "3d_fullres", "fold": 3, "status": "running",
          "steps": 2000, "steps_done": 310},
     )  # fmt: skip
-    first = json.loads(
-        (workspace.run_folder(NAME, "default", "default", "2d", 0) / "validation/summary.json").read_text()
-    )
+    first = read_json(workspace.run_folder(NAME, "default", "default", "2d", 0) / "validation/summary.json")
     write_json(
         workspace.results / NAME / "test" / "summary.json", first | {"failed": {"case_9": "there is no prediction"}}
     )
