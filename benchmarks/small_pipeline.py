@@ -39,12 +39,12 @@ def commands(work: Path, workers: int, *, planning: Sequence[str], training: Seq
     """Return the command lines in the order in which they build on each other."""
     raw, segmented = work / "raw" / NAME, work / "segmented"
     place, helpers = ["--workspace", str(work)], ["--workers", str(workers)]
-    train = ["0,1", *training, *place, *helpers]
+    train = [*training, *place, *helpers]
     return {
         "check": ["check", NAME, *place],
         "plan-and-preprocess": ["plan-and-preprocess", NAME, *planning, *place, *helpers],
-        "train 3d_fullres": ["train", NAME, "3d_fullres", *train],
-        "train 2d": ["train", NAME, "2d", *train],
+        "train 3d_fullres": ["train", NAME, "3d_fullres", "0,1", *train],
+        "train 2d": ["train", NAME, "2d", "0", *train],
         "find-best": ["find-best", NAME, *place, *helpers],
         "predict": ["predict", "-i", str(raw / "imagesTs"), "-o", str(segmented), "-d", NAME, "--uncertainty", *place],
         "evaluate": ["evaluate", str(segmented), str(raw / "labelsTs"), "--dataset-json", str(raw), *helpers],
