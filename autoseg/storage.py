@@ -18,7 +18,7 @@ from autoseg.errors import UserError
 SEAL = "autoseg_checksum"  # first field of the JSON files that stages leave for each other
 SEAL_KIND = "autoseg-sha256:"
 _SPACE = "free some space, then repeat the command: what is finished is kept"
-_PLACE = "choose another place, or ask for the permission to write there"
+_PLACE = "choose another place, or ask for the right to use this one"
 WRITE_MENDS = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,

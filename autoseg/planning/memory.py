@@ -11,7 +11,7 @@ import math
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -58,8 +58,17 @@ def trace_training(
 ) -> Memory:
     """Return the memory of one training step of `architecture(spec)` on `batch_size` patches of `spec.patch_size`.
 
-    Raises Untraceable if the architecture does not run on fake tensors.
+    Remembered, since a search asks again and planners ask the same. Raises Untraceable if the architecture does not
+    run on fake tensors.
     """
+    return _trace_once(architecture, spec.model_dump_json(), batch_size, precision, optimizer)
+
+
+@lru_cache(maxsize=512)
+def _trace_once(
+    architecture: type[nn.Module], spec_json: str, batch_size: int, precision: str, optimizer: str
+) -> Memory:
+    spec = NetworkSpec.model_validate_json(spec_json)
     build = partial(architecture, spec)
     try:
         try:
@@ -125,9 +134,12 @@ class _Ledger(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self._enter(leaf.untyped_storage())
+        if isinstance(result, torch.Tensor):  # most are; half of the rest are devices
+            self._enter(result.untyped_storage())
+        elif isinstance(result, (tuple, list)):
+            for leaf in tree_leaves(result):
+                if isinstance(leaf, torch.Tensor):
+                    self._enter(leaf.untyped_storage())
         return result
 
     def _enter(self, storage: torch.UntypedStorage) -> None:

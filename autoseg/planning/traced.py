@@ -75,16 +75,10 @@ class TracedPlanner(Planner):
 
     def trace(self, spec: NetworkSpec, batch_size: int) -> Memory:
         """Return the traced memory of one training step, remembered."""
-        key = (spec.model_dump_json(), batch_size)
-        if key not in self._traces:
-            self._traces[key] = trace_training(
-                self.network_class, spec, batch_size, precision=self.precision, optimizer=self.optimizer
-            )
-        return self._traces[key]
+        return trace_training(self.network_class, spec, batch_size, precision=self.precision, optimizer=self.optimizer)
 
     def __init__(self, **settings: object):
         super().__init__(**settings)  # type: ignore[arg-type]
-        self._traces: dict[tuple[str, int], Memory] = {}
         self._rates: dict[int, Rate] = {}
 
     def _traced_size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
