@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 import autoseg
@@ -24,7 +24,7 @@ from autoseg.labels import Labels, labels_from_description
 from autoseg.model_folder import MODEL_FILE, Member, Model, PostprocessingStep, checksums
 from autoseg.plans import Plans
 from autoseg.plugins import build_network
-from autoseg.storage import read_json, write_json
+from autoseg.storage import read_json, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
@@ -169,7 +169,7 @@ def _member(root: Path, chosen: _Chosen, labels: Labels, folds: Sequence[str | i
             mirror_axes = _mirror_axes(content.get("inference_allowed_mirroring_axes"), configuration.dims, path)
         network.load_state_dict(own_weights(content["network_weights"], network, path))
         files[fold] = f"{relative}/fold_{fold}.safetensors"
-        save_file(network.state_dict(), root / files[fold])
+        write_bytes(root / files[fold], save(network.state_dict()))
     return Member(
         name=chosen.configuration,
         plans_file=f"{relative}/plans.json",

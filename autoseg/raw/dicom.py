@@ -30,8 +30,11 @@ def is_series(folder: Path) -> bool:
 
 
 def _is_dicom(file: Path) -> bool:
-    with file.open("rb") as content:
-        return content.read(132)[128:] == b"DICM"
+    try:
+        with file.open("rb") as content:
+            return content.read(132)[128:] == b"DICM"
+    except OSError:  # told when the case is read, and of that case only
+        return False
 
 
 def read_header(folder: Path) -> Header:

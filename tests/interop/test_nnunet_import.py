@@ -107,6 +107,12 @@ def test_folds(tmp_path, folds, taken):
         import_nnunet(folder, tmp_path / "none", folds=[4])
 
 
+def test_others_may_read_the_weights_as_they_may_read_the_plans(tmp_path):
+    folder, _ = write_results(tmp_path, plans({"3d": configuration()}), description(LABELS), "3d")
+    model = import_nnunet(folder, tmp_path / "model")
+    assert len({file.stat().st_mode for file in model.rglob("*") if file.is_file()}) == 1
+
+
 def test_another_checkpoint(tmp_path):
     folder, _ = write_results(
         tmp_path, plans({"3d": configuration()}), description(LABELS), "3d", checkpoint="checkpoint_best.pth"
