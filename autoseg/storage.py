@@ -7,9 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,11 @@ from autoseg.errors import UserError
 
 SEAL = "autoseg_checksum"  # first field of the JSON files that stages leave for each other
 SEAL_KIND = "autoseg-sha256:"
+LEFTOVERS = (
+    ".writing-",
+    ".replaced-",
+)  # what the names of unfinished files, and of folders on their way out, begin with
+LEFTOVER_SECONDS = 3600.0
 _SPACE = "free some space, then repeat the command: what is finished is kept"
 _PLACE = "choose another place, or ask for the right to use this one"
 WRITE_MENDS = {
@@ -61,6 +68,14 @@ def _told(target: Path) -> Iterator[None]:
             raise
         mend = WRITE_MENDS[error.errno]
         raise UserError(f"the file cannot be written ({error.strerror})", where=target, mend=mend) from error
+
+
+def remove_leftovers(*folders: Path) -> None:
+    """Delete what killed processes were writing into folders: hidden files and folders untouched for an hour."""
+    for path in (path for folder in folders for prefix in LEFTOVERS for path in folder.glob(f"{prefix}*")):
+        with suppress(FileNotFoundError):  # somebody else was quicker
+            if time.time() - path.stat().st_mtime > LEFTOVER_SECONDS:
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def write_bytes(target: Path, content: bytes) -> None:

@@ -15,7 +15,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autoseg.errors import UserError
-from autoseg.storage import SEAL, atomic_path, content_hash, file_hash, file_stamp, read_json, write_json, write_text
+from autoseg.storage import (
+    SEAL,
+    atomic_path,
+    content_hash,
+    file_hash,
+    file_stamp,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(),
@@ -67,6 +77,17 @@ def test_kill_9_while_writing_leaves_the_old_file(tmp_path):
     done = subprocess.run([sys.executable, "-c", script], check=False)
     assert done.returncode == -signal.SIGKILL
     assert read_json(target) == {"old": 1}
+
+
+def test_leftovers_of_killed_processes_go_after_an_hour(tmp_path):
+    old, new, folder, other = (tmp_path / name for name in (".writing-a-x", ".writing-b-x", ".replaced-c", ".git"))
+    for path in (old, new, other):
+        path.write_text("half")
+    (folder / "model").mkdir(parents=True)
+    for path in (old, folder, other):
+        os.utime(path, (path.stat().st_atime, path.stat().st_mtime - 3700))
+    remove_leftovers(tmp_path, tmp_path / "absent")
+    assert sorted(tmp_path.iterdir()) == sorted([new, other])
 
 
 @given(content=JSON)

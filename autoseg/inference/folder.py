@@ -28,7 +28,7 @@ from autoseg.raw import (
 from autoseg.raw.images import ending_of
 from autoseg.raw.orientation import Orientation
 from autoseg.raw.truncation import JPEGS
-from autoseg.storage import content_hash
+from autoseg.storage import content_hash, remove_leftovers
 
 if TYPE_CHECKING:
     from autoseg.inference.predictor import Prediction, Predictor, Prepared
@@ -85,6 +85,7 @@ def predict_folder(
     model = predictor.model
     cases = list_prediction_cases(inputs, channels=len(model.channel_names), file_ending=model.file_ending)
     output.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(output)
     record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
     jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}

@@ -14,7 +14,7 @@ from autoseg.model_folder import MODEL_FILE, Member, Model, checksums
 from autoseg.plans import Plans
 from autoseg.plugins import find
 from autoseg.selection.runs import Experiment, Run
-from autoseg.storage import write_json
+from autoseg.storage import remove_leftovers, write_json
 from autoseg.workspace import Workspace
 
 
@@ -59,6 +59,7 @@ def write_model(folder: Path, model: Model, sources: Sequence[MemberSource]) -> 
         write_json(new / MODEL_FILE, complete.model_dump(mode="json"), sealed=True)
         new.chmod(0o755)
         _replace(folder, new)
+        remove_leftovers(folder.parent)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -17,6 +17,7 @@ import autoseg
 from autoseg import plugins
 from autoseg.devices import choose_precision
 from autoseg.errors import Interrupted
+from autoseg.storage import remove_leftovers
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
@@ -56,6 +57,7 @@ def carry_out(
 ) -> Path:
     """Train, validate and record one run in `context.folder`; goes on where an earlier start stopped."""
     context.folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(context.folder, context.folder / FOLDER)
     if context.processes > 1:
         fabric = make_fabric(context.device, _precision(settings, context), context.processes)
         # Neither classes of loose files nor open stores travel to other processes: each finds them again.
