@@ -16,7 +16,7 @@ from autoseg.benchmarking.lock import alone
 from autoseg.benchmarking.matrix import Entry, Plugin, Run, distinct, entries_of, find_all, runs_of
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
-from autoseg.benchmarking.record import Record
+from autoseg.benchmarking.record import RECIPES, Record
 from autoseg.benchmarking.tables import scores_file, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
@@ -239,7 +239,7 @@ def _request(question: Question, field: Field, run: Run, means: Means) -> tuple[
     except UserError as error:
         return {}, str(error)
     shared = record["datasets"][field.name]["recipe"]
-    recipe = write_recipe(entry, steps, shared, record.folder / "recipes" / field.name / f"{entry.key}.toml")
+    recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.toml")
     request = request_of(question, field, entry, plan, recipe, run.fold, means)
     request["settings"] |= {**WATCHING, "steps": steps}
     request |= {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any
 
@@ -11,8 +13,10 @@ from autoseg.benchmarking.gathering import gather
 from autoseg.benchmarking.page import write_page
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.statistics import case_table, nan_mean
-from autoseg.benchmarking.tables import write_tables
+from autoseg.benchmarking.tables import finished_runs, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict, judge
+
+UNEVEN = 1.25  # times as long as another method's training, from which on equal time is told to be unequal
 
 
 def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
@@ -20,7 +24,8 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
     write_tables(record)
     gathered = {name: gather(record, name) for name in record["datasets"]}
     scores = {name: found for name, (found, _, _) in gathered.items() if found}
-    verdicts, overall = judge(scores, notes={name: notes for name, (_, _, notes) in gathered.items()})
+    notes = {name: (*said, *uneven_time(record, name, found)) for name, (found, _, said) in gathered.items()}
+    verdicts, overall = judge(scores, notes=notes)
     classes: dict[str, dict[str, list[Any]]] = {}
     for verdict in verdicts:
         _, names, _ = gathered[verdict.dataset]
@@ -40,6 +45,32 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
     record.write()
     write_page(record, verdicts, overall, classes)
     return verdicts, overall
+
+
+def uneven_time(record: Record, dataset: str, entries: Iterable[str]) -> list[str]:
+    """Return a warning where runs at equal time took unequal time in the end: the machine had other work."""
+    budget = record["question"]["budget"]
+    if record["question"]["equal"] != "time":
+        return []
+    took: dict[str, float] = {}
+    for entry in entries:
+        costs = record["costs"].get(f"{dataset}/{entry}", {})
+        by_processor = costs.get("clock") == "cpu"
+        name, share = ("train_cpu_seconds", costs["threads"]) if by_processor else ("train_seconds", 1)
+        seconds = [run[name] / share for run in finished_runs(record, dataset, entry) if run.get(name)]
+        if seconds:
+            took[entry] = statistics.mean(seconds)
+    if len(took) < 2:
+        return []
+    least, most = min(took, key=lambda entry: took[entry]), max(took, key=lambda entry: took[entry])
+    if took[most] < UNEVEN * took[least]:
+        return []
+    names = {entry: record["entries"][entry]["name"] for entry in (least, most)}
+    return [
+        f"Equal time came out unequal: for a budget of {budget:g} s, training took {took[least]:.3g} s "
+        f"({names[least]}) to {took[most]:.3g} s ({names[most]}). Steps were timed once, and cost more while other "
+        "programs use the same machine: repeat this on a quiet one, or compare at equal steps."
+    ]
 
 
 def _plain(value: Any) -> Any:

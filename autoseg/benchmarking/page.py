@@ -6,7 +6,14 @@ import statistics
 from collections.abc import Mapping
 from typing import Any
 
-from autoseg.benchmarking.page_tables import class_table, cost_table, matrix, plan_table, quality_table
+from autoseg.benchmarking.page_tables import (
+    class_table,
+    cost_table,
+    matrix,
+    plan_table,
+    quality_table,
+    recipe_table,
+)
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.tables import CASES_FILE, RUNS_FILE, finished_runs
 from autoseg.benchmarking.verdict import Overall, Verdict
@@ -41,6 +48,12 @@ _HOW = (
     "better only if the interval of the difference excludes zero, the corrected p is below 0.05, and the difference is "
     "larger than what the means of as many runs of one and the same method differ by (95 %, from the deviation between "
     "seeds, or between folds where there is one seed); a winner has more than one run and is better than every other."
+)
+
+_OWN = (
+    "What a method's own recipe sets otherwise than the common one. It is as published in runs of 20,000 steps and "
+    "more. In shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD "
+    "gives way to the common optimiser: published rates are meant for long runs."
 )
 
 
@@ -175,12 +188,15 @@ def _setup_section(record: Record) -> str:
     if question["equal"] == "time":
         parts.append(
             note(
-                "Equal time: one step of each method was timed once, in processor seconds of all threads over their "
+                "Equal time: steps of each method were timed once, in processor seconds of all threads over their "
                 "number (on a GPU: synchronised seconds), and turned into a number of steps; loading and augmentation "
-                "count. So runs can be repeated, and a busy machine does not change them."
+                "count. So runs can be repeated, and waiting for a processor does not count. But other programs on the "
+                "same machine make steps dearer, and not evenly: where that shows, it is said beside the verdict."
             )
         )
     parts.append(folded("Plans", plan_table(record)))
+    if any(entry["recipe"] == "own" for entry in record["entries"].values()):
+        parts.append(folded("Own recipes", recipe_table(record) + note(_OWN)))
     return html_section("how", "How it was compared", "".join(parts))
 
 

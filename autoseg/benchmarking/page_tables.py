@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import tomllib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autoseg.benchmarking.record import Record
+from autoseg.benchmarking.record import RECIPES, Record
 from autoseg.benchmarking.tables import finished_runs
 from autoseg.benchmarking.verdict import Comparison, Standing, Verdict
 from autoseg.reporting.charts import interval_bar
@@ -144,3 +145,19 @@ def plan_table(record: Record) -> str:
         shown = [label(str(plan["error"]))] if "error" in plan else [label(get(plan)) for get in fields.values()]
         rows.append([label(dataset), label(architecture), *shown, *[label("")] * (len(fields) - len(shown))])
     return table(["data set", "network", *fields], rows, sortable=True)
+
+
+def recipe_table(record: Record) -> str:
+    """Return one row per data set and method with a recipe of its own: what it sets otherwise than the common one."""
+    rows = []
+    for dataset, data in record["datasets"].items():
+        for key, entry in record["entries"].items():
+            file = record.folder / RECIPES / dataset / f"{key}.toml"
+            if entry["recipe"] != "own" or not file.is_file():
+                continue
+            own, common = tomllib.loads(file.read_text(encoding="utf-8")), data["recipe"]
+            names = [name for name in own if own[name] != common.get(name) and name != "warmup_steps"]
+            shown = ", ".join(f"{name}={own[name]}" for name in names) or "nothing"
+            left = [name for name in common if name not in own]
+            rows.append([label(dataset), label(entry["name"]), label(shown), label(", ".join(left))])
+    return table(["data set", "method", "sets", "leaves to the trainer"], rows, sortable=True)

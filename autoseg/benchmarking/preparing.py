@@ -14,7 +14,7 @@ from autoseg.benchmarking.children import Outcome, Task, carry_out
 from autoseg.benchmarking.matrix import Entry, Plugin, content_of, distinct
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.recipes import as_toml
-from autoseg.benchmarking.record import RUNS, Record
+from autoseg.benchmarking.record import RECIPES, RUNS, Record
 from autoseg.errors import UserError
 from autoseg.plans import Plans
 from autoseg.raw import Dataset, make_splits
@@ -221,7 +221,7 @@ def _measure(
         same = kept is not None and (kept["plan"], kept["augmentation"]) == (plan["digest"], shared["augmentation"])
         if same and "error" not in kept:
             continue
-        recipe = write_recipe(entry, steps, shared, record.folder / "recipes" / field.name / f"{entry.key}.probe.toml")
+        recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
         tasks.append(Task(key, "measure", request_of(question, field, entry, plan, recipe, field.folds[0], means)))
 
     def done(task: Task, outcome: Outcome) -> None:

@@ -12,6 +12,7 @@ from autoseg.storage import read_json, write_json
 
 RECORD_FILE = "benchmark.json"
 RUNS = "runs"  # folder of the runs
+RECIPES = "recipes"  # folder of the recipe files, by data set
 SECTIONS = ("datasets", "entries", "plans", "costs", "runs", "skipped")
 
 

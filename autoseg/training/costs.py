@@ -2,7 +2,8 @@
 
 Unlike `probe`, which times a bare network before anything is preprocessed, this is the whole of what a run does: the
 trainer's own step with its streams, augmentation and optimiser. On a CPU the processor time of all threads counts,
-divided by their number, so that a busy machine hardly changes it; on a GPU the synchronised wall time.
+divided by their number, so that waiting for a processor does not count; other programs make steps dearer all the same
+(by half, measured on a loaded machine: caches and memory are shared). On a GPU it is the synchronised wall time.
 """
 
 from __future__ import annotations

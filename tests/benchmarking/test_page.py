@@ -55,6 +55,26 @@ def test_a_page_without_a_winner(campaign):
     assert "add seeds (--seeds 3)" in text
 
 
+def test_equal_time_that_came_out_unequal_is_told(campaign):
+    done = campaign("plain_unet", "unet", equal="time", seeds=1)
+    assert "came out unequal" not in page_of(done)
+    for key, run in done.record["runs"].items():
+        run["train_cpu_seconds"] = 37.0 if "/plain_unet-" in key else 63.0
+    verdicts, _ = conclude(done.record)
+    assert any("unequal: for a budget of 20 s, training took 37 s (plain_unet) to 63 s (unet)" in note
+               for note in verdicts[0].notes)  # fmt: skip
+    assert "came out unequal" in page_of(done)
+    done.record["question"]["equal"] = "steps"
+    assert not any("unequal" in note for note in conclude(done.record)[0][0].notes)
+
+
+def test_own_recipes_are_shown_as_they_were_used(campaign):
+    text = page_of(campaign("plain_unet", "swin_unet"))
+    assert "Own recipes" in text
+    assert re.search(r"swin_unet \(own recipe\)</td>.*?weight_decay=0\.05", text)
+    assert "Own recipes" not in page_of(campaign("plain_unet", "unet", name="d"))
+
+
 def test_names_are_escaped(campaign):
     done = campaign("plain_unet", "unet")
     evil = "<script>alert('x')</script>"
