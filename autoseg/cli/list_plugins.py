@@ -15,6 +15,9 @@ from autoseg.cli.output import echo_json, echo_table
 from autoseg.plugins import Found
 from autoseg.plugins import list_plugins as find_all
 
+# how it was written, or a next sentence (the dot of "et al." ends none)
+SOURCE_ENDS = r"[;,:]? (?=written\b|no code\b|as far as\b)|(?<!\bal)\. (?=[A-Z\"])"
+
 
 class Kinds(StrEnum):
     """The kinds of plug-ins, as one says them."""
@@ -51,7 +54,7 @@ def describe(found: Found) -> dict[str, Any]:
     tree = ast.parse(found.path.read_text(encoding="utf-8"))
     node = next(node for node in tree.body if getattr(node, "lineno", 0) == found.line)
     documents = [ast.get_docstring(place) or "" for place in (node, tree)]
-    source = next((match.group(1) for text in documents if (match := re.search(r"Source:\s+(.+)", text))), None)
+    source = next(filter(None, map(_source, documents)), None)
     return {
         "name": found.name,
         "family": _family(found.path),
@@ -60,6 +63,15 @@ def describe(found: Found) -> dict[str, Any]:
         "source": source,
         "file": str(found.path),
     }
+
+
+def _source(document: str) -> str | None:
+    """Return what a docstring says after "Source:", however many lines it takes; None if it says nothing."""
+    match = re.search(r"Source:\s+(.+?)(?:\n\s*\n|\Z)", document, re.DOTALL)
+    if match is None:
+        return None
+    said = re.split(SOURCE_ENDS, " ".join(match.group(1).split()), maxsplit=1)[0]
+    return said.rstrip(" .;,:") + "."
 
 
 def _family(path: Path) -> str | None:

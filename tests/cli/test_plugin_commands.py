@@ -38,6 +38,27 @@ def test_list_reads_dims_and_family_from_the_source(autoseg, tmp_path):
     assert (entry["dims"], entry["family"], entry["source"]) == ("2D", "mamba", "Someone 2020, arXiv:1.")
 
 
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        (
+            "Doe et al. 2020, after Roe,\narXiv:2; written from the\ndescription.",
+            "Doe et al. 2020, after Roe, arXiv:2.",
+        ),
+        ("Doe, Nature 1, 2-3 (2020), no code taken. It has\nblocks.", "Doe, Nature 1, 2-3 (2020)."),
+        ("Doe 2020, arXiv:1. It has\nblocks.\n\nMore.", "Doe 2020, arXiv:1."),
+    ],
+)
+def test_list_shows_the_whole_source_and_no_more(autoseg, tmp_path, said, wanted):
+    folder = tmp_path / "architectures"
+    folder.mkdir()
+    (folder / "mine.py").write_text(
+        f'"""Nets.\n\nSource: {said}\n"""\n@register.architecture("mine")\nclass Mine(Architecture):\n    """Mine."""\n'
+    )
+    entry = next(e for e in json.loads(autoseg("list", "architectures", "--json").out) if e["name"] == "mine")
+    assert entry["source"] == wanted
+
+
 @pytest.mark.parametrize("kind", ["trainer", "planner", "architecture"])
 def test_starter_files_work_and_are_clean(autoseg, tmp_path, kind):
     made = autoseg("new", kind, "my_first")
