@@ -13,7 +13,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -23,6 +24,7 @@ from autoseg.errors import UserError
 
 Kind = Literal["trainer", "planner", "architecture"]
 KINDS: tuple[Kind, ...] = ("trainer", "planner", "architecture")
+UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)  # what reading a source may end with
 T = TypeVar("T")
 
 
@@ -92,10 +94,7 @@ def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
         if entry.name == reference:
             hits.setdefault((entry.path.resolve(), entry.line), entry)
     if len(hits) > 1:
-        places_text = " and ".join(f"{hit.path}:{hit.line}" for hit in hits.values())
-        raise UserError(
-            f"{kind} {reference!r} is defined twice: {places_text}", mend="rename one, or give FILE.py:NAME"
-        )
+        raise _defined_twice(kind, reference, hits.values())
     if hits:
         return next(iter(hits.values()))
     close = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
@@ -128,11 +127,11 @@ def build_network(reference: str, spec: Any, workspace: Path | None = None) -> A
 def in_file(kind: Kind, path: Path) -> list[Found]:
     """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
     try:
-        source = path.read_text(encoding="utf-8")
+        source = path.read_text(encoding="utf-8") if path.is_file() else ""
         if "register" not in source:
             return []
-        tree = ast.parse(source)
-    except (OSError, SyntaxError, ValueError, RecursionError):
+        tree = _parse(source)
+    except UNREADABLE:
         return []
     found = []
     for node in tree.body:
@@ -208,7 +207,7 @@ def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and node.func.attr == kind
-            and ast.unparse(node.func.value).endswith("register")
+            and _last_name(node.func.value) == "register"
             and node.args
             and isinstance(node.args[0], ast.Constant)
             and isinstance(node.args[0].value, str)
@@ -217,21 +216,45 @@ def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
     return names
 
 
+def _last_name(node: ast.expr) -> str | None:
+    """Return the name at the end of `name` or `a.b.name`."""
+    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
+
+
+def _parse(source: str) -> ast.Module:
+    """Return the tree of a source; what Python only warns of is the business of who wrote it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return ast.parse(source)
+
+
 def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
     if not path.is_file():
         raise UserError("the plug-in file does not exist", where=path, mend="correct the path")
     try:
-        ast.parse(path.read_text(encoding="utf-8"))
-    except (SyntaxError, ValueError, RecursionError) as error:
-        raise UserError(f"not valid Python: {error}", where=path, mend="correct the file") from None
+        _parse(path.read_text(encoding="utf-8"))
+    except UNREADABLE as error:
+        raise UserError(
+            f"not valid Python: {str(error) or type(error).__name__}", where=path, mend="correct the file"
+        ) from None
     entries = [entry for entry in in_file(kind, path) if name in ("", entry.name)]
     if not entries:
         what = f"no {kind} {name!r} registered here" if name else f"no {kind} registered here"
         raise UserError(what, where=path, mend=f'add @register.{kind}("name") to its class')
     if len(entries) > 1:
+        first, second = entries[:2]
+        if first.name == second.name:
+            raise _defined_twice(kind, first.name, entries)
         names = ", ".join(entry.name for entry in entries)
         raise UserError(f"several {kind}s here: {names}", where=path, mend=f"say which: {path}:{entries[0].name}")
     return entries[0]
+
+
+def _defined_twice(kind: Kind, name: str, entries: Iterable[Found]) -> UserError:
+    places = [f"{entry.path}:{entry.line}" for entry in entries if entry.name == name]
+    one_file = len({place.rpartition(":")[0] for place in places}) == 1
+    mend = "rename one" if one_file else "rename one, or give FILE.py:NAME"
+    return UserError(f"{kind} {name!r} is defined twice: {' and '.join(places)}", mend=mend)
 
 
 def _own_names(plugin: Any) -> dict[str, Kind]:
@@ -258,7 +281,7 @@ def _import_file(kind: Kind, path: Path) -> Any:
     sys.modules[module_name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[module_name]
         raise UserError(f"importing the plug-in failed: {type(error).__name__}: {error}", where=path) from error
     return module

@@ -1,9 +1,11 @@
 """Finding plug-ins by name or file, without importing unrelated files."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 import textwrap
+import warnings
 
 import pytest
 
@@ -62,6 +64,54 @@ def test_listing_imports_nothing_and_survives_broken_files(tmp_path, nothing_ins
     (folder / "_private.py").write_text((folder / "good.py").read_text().replace("good", "private"))
     assert [entry.name for entry in list_plugins("trainer")] == ["good"]
     assert load("trainer", "good").mark == "a"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "register = 1\n@" + "a." * 600 + "trainer('x')\nclass A: ...\n",
+        "register = 1\n@f(0x" + "f" * 6000 + ").trainer('x')\nclass A: ...\n",
+        "register\n" + "-" * 100_000 + "1\n",
+        "register\n" + "(" * 100_000 + "\n",
+        "register\n'\\d' is 1\n",
+        "register\n\0",
+    ],
+    ids=["deep name", "huge number", "too much for the parser", "too deep", "warned of", "null byte"],
+)
+def test_a_hostile_neighbour_keeps_nobody_from_a_plugin(tmp_path, nothing_installed, source):
+    folder = tmp_path / "here" / "trainers"
+    write(folder / "good.py", name="good")
+    (folder / "hostile.py").write_text(source)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert [entry.name for entry in list_plugins("trainer")] == ["good"]
+        assert find("trainer", "good").name == "good"
+    with pytest.raises(UserError, match=r"hostile\.py: (not valid Python: .+|no trainer registered here)"):
+        find("trainer", str(folder / "hostile.py"))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
+def test_a_pipe_is_no_plugin_and_nobody_waits_for_it(tmp_path, nothing_installed):
+    write(tmp_path / "here" / "trainers" / "good.py", name="good")
+    os.mkfifo(tmp_path / "here" / "trainers" / "pipe.py")
+    assert [entry.name for entry in list_plugins("trainer")] == ["good"]
+
+
+def test_a_plugin_that_ends_the_program_is_told(tmp_path):
+    path = write(tmp_path / "leaving.py")
+    path.write_text("import sys\n" + path.read_text() + "\nsys.exit(0)\n")
+    with pytest.raises(UserError, match=r"leaving\.py: importing the plug-in failed: SystemExit"):
+        load("trainer", str(path))
+
+
+def test_two_definitions_in_a_file_given_by_path_are_refused_with_both_lines(tmp_path):
+    path = write(tmp_path / "twice.py", name="twin")
+    path.write_text(path.read_text() * 2)
+    for reference in (str(path), f"{path}:twin"):
+        with pytest.raises(
+            UserError, match=r"'twin' is defined twice: .*twice\.py:6 and .*twice\.py:\d+\n.*rename one$"
+        ):
+            find("trainer", reference)
 
 
 def test_kinds_do_not_mix(tmp_path, nothing_installed):
