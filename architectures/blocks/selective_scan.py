@@ -7,7 +7,8 @@ it is installed and the tensors are on a CUDA device. The scan here is plain PyT
 positions are found at the same time, joined by the same rule, then all blocks are scanned from their true start. Its
 cost is linear in the length, its number of operations logarithmic. Long sequences go segment by segment, and the states
 of a segment are computed again in the backward pass, so memory holds the states of one segment only; on a CPU segments
-are small enough for its cache. States are held as (B, L, N, E), channels innermost. Tracers see one operation.
+are small enough for its cache. States are held as (B, L, N, E), channels innermost. Tracers see one operation, and
+torch's counter of floating point operations counts those of the recurrence.
 """
 
 from __future__ import annotations
@@ -20,12 +21,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import register_flop_formula
 
 BLOCK = 16  # positions scanned one after the other; the number of operations grows with its logarithm to this base
 SEGMENT_ELEMENTS = {"cpu": 2**19}  # state elements of a batch held at a time: 2 MiB in float32, for the cache
 USUAL_SEGMENT_ELEMENTS = 2**22  # on other devices
 LEAST_SEGMENT = 4 * BLOCK  # positions; one state of each segment is kept for the backward pass
 WIDE = 2**14  # state elements of one position from which on scanning one after the other is fastest
+# Operations per state element. Forward: decay 2, value 1, recurrence 2, output 2. Backward: the first five again, those
+# of C 2, of the states 1 and their recurrence 2, of delta B u 2, of B 2, of the exponents 2, of delta 2 and of A 2.
+OPERATIONS, BACKWARD_OPERATIONS = 7, 20
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
@@ -124,6 +129,16 @@ def _(
     slope: Tensor, u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, starts: Tensor, segment: int
 ) -> tuple[Tensor, ...]:
     return tuple(torch.empty_like(tensor) for tensor in (u, delta, a, b, c))
+
+
+@register_flop_formula(torch.ops.autoseg.selective_scan)
+def _forward_operations(u: torch.Size, delta: torch.Size, a: torch.Size, *_: Any, **__: Any) -> int:
+    return OPERATIONS * math.prod(u) * a[-1]
+
+
+@register_flop_formula(torch.ops.autoseg.selective_scan_backward)
+def _backward_operations(slope: torch.Size, u: torch.Size, delta: torch.Size, a: torch.Size, *_: Any, **__: Any) -> int:
+    return BACKWARD_OPERATIONS * math.prod(u) * a[-1]
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -6,6 +6,7 @@ from autoseg.architectures.blocks import selective_scan as scans
 from autoseg.architectures.blocks.selective_scan import selective_scan
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 
 def recurrence(u, delta, a, b, c, d):
@@ -113,6 +114,19 @@ def test_the_operations_are_well_formed():
     starts = scans._scan(*inputs, 16)[1]
     tensors = [tensor.detach() for tensor in (torch.ones(2, 40, 3), *inputs, starts)]
     torch.library.opcheck(scans._scan_backward, (*tensors, 16))
+
+
+@pytest.mark.parametrize("inputs", [make_inputs(2, 50, 3, 4), make_groups()], ids=["one", "groups"])
+def test_operations_are_counted(inputs):
+    """Else networks of scans would get more steps than others where operations are what all get equally much of."""
+    u, delta, a, b, c, _ = (tensor.requires_grad_() for tensor in inputs)
+    elements = u.numel() * a.shape[-1]
+    with FlopCounterMode(display=False) as forward:
+        y = selective_scan(u, delta, a, b, c)
+    assert forward.get_total_flops() == scans.OPERATIONS * elements
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    assert backward.get_total_flops() == scans.BACKWARD_OPERATIONS * elements
 
 
 def test_extreme_decays_stay_finite():
