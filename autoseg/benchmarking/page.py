@@ -117,6 +117,7 @@ def _dataset_section(
         )
     )
     parts.append(f"<h3>Cost</h3>{cost_table(record, verdict, names)}")
+    parts.append(note("Operations counted: matrix products, convolutions, attention and scans; a multiply-add is two."))
     parts.append(_charts(record, verdict, names))
     if len(verdict.standings) > 1:
         parts.append(f"<h3>All pairs</h3>{matrix(verdict, names)}")

@@ -3,7 +3,8 @@
 Unlike `probe`, which times a bare network before anything is preprocessed, this is the whole of what a run does: the
 trainer's own step with its streams, augmentation and optimiser. On a CPU the processor time of all threads counts,
 divided by their number, so that waiting for a processor does not count; other programs make steps dearer all the same
-(by half, measured on a loaded machine: caches and memory are shared). On a GPU it is the synchronised wall time.
+(on a loaded machine by half with one thread, severalfold with two, which spin while they wait for each other). On a GPU
+it is the synchronised wall time.
 """
 
 from __future__ import annotations
@@ -188,7 +189,10 @@ def _clock(device: torch.device, threads: int) -> Callable[[], float]:
 
 
 def _counted(run: Fit) -> tuple[int | None, int | None]:
-    """Return the floating point operations of a step and of predicting one patch; matrix products and convolutions."""
+    """Return the floating point operations of a step and of predicting one patch.
+
+    Counted are matrix products, convolutions, attention and scans: not norms, activations and Fourier transforms.
+    """
     trainer = run.trainer
     network = unwrapped(trainer.inference_module())
     spec = trainer.context.configuration.network
