@@ -124,6 +124,12 @@ def build_network(reference: str, spec: Any, workspace: Path | None = None) -> A
     return architecture(spec)
 
 
+def loose_file(kind: Kind, reference: str, workspace: Path | None = None) -> Path | None:
+    """Return the file of a plug-in that no installed package brings, None for an installed one."""
+    path = find(kind, reference, workspace).path
+    return None if _module_name(kind, path) else path
+
+
 def in_file(kind: Kind, path: Path) -> list[Found]:
     """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
     try:

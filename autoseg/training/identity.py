@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.storage import file_hash
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE
@@ -14,14 +16,23 @@ from autoseg.training.log import RUN_FILE, read_run
 from autoseg.training.pretrained import find_weights
 from autoseg.training.settings import Setting
 
+logger = logging.getLogger("autoseg.training")
 # What may change between the starts of one run: how it is watched and carried out, not what is learned.
 FREE_SETTINGS = frozenset({"checkpoint_minutes", "compile", "observed_cases", "stop_on_collapse"})
+PLUGIN_FILES = ("trainer file", "architecture file")
 MEND = "give the options of the first start, keep both with --name NAME, or train anew with --restart"
 
 
-def identity(context: RunContext, settings: Mapping[str, Setting], pretrained: Path | None) -> dict[str, Any]:
-    """Return what two starts must share to be one run, as values for JSON."""
+def identity(
+    context: RunContext, trainer: str, settings: Mapping[str, Setting], pretrained: Path | None
+) -> dict[str, Any]:
+    """Return what two starts must share to be one run, as values for JSON; `trainer` is a plug-in's reference."""
+    plugin_files = {
+        f"{kind} file": plugins.loose_file(kind, reference, context.workspace_root)
+        for kind, reference in (("trainer", trainer), ("architecture", context.configuration.architecture))
+    }
     return {
+        **{name: None if file is None else file_hash(file) for name, file in plugin_files.items()},
         "seed": context.seed,
         "settings": {name: s.value for name, s in sorted(settings.items()) if name not in FREE_SETTINGS},
         "plan": context.configuration.model_dump(mode="json", exclude={"training"}),
@@ -34,7 +45,8 @@ def identity(context: RunContext, settings: Mapping[str, Setting], pretrained: P
 def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     """Raise UserError, naming the first difference, when `folder` holds a run of another identity.
 
-    What stopped before it had learnt anything to keep makes room.
+    What stopped before it had learnt anything to keep makes room. A stopped run goes on with a changed plug-in file,
+    which is told; a finished one does not pass for the changed method.
     """
     if not (folder / RUN_FILE).is_file():
         return
@@ -43,6 +55,11 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     if not learnt and found.get("status") in ("failed", "interrupted"):
         return
     kept = found.get("identity")
+    if kept is not None and found.get("status") != "finished":  # a plug-in may be mended on the way
+        for name in PLUGIN_FILES:
+            if kept.get(name) != asked.get(name):
+                logger.warning("the %s changed since %s was started; the run goes on with it", name, folder)
+        kept = {**kept, **{name: asked.get(name) for name in PLUGIN_FILES}}
     difference = None if kept is None else _difference(kept, asked)
     if difference is not None:
         raise UserError(f"this folder holds a run with {difference}", where=folder, mend=MEND)
@@ -60,6 +77,8 @@ def _difference(kept: Any, asked: Any, name: str = "") -> str | None:
         return None
     if name.endswith("cases"):
         return f"{len(kept)} {name}, not {len(asked)}" if len(kept) != len(asked) else f"other {name}"
+    if name in PLUGIN_FILES:
+        return f"another {name}, or an earlier version of it"
     if name == "pretrained weights":
         return f"other {name}" if kept and asked else f"{'' if kept else 'no '}{name}"
     return f"{name} {kept}, not {asked}"

@@ -226,7 +226,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         configuration=context.configuration.name,
         fold=context.fold,
         status="running",
-        identity=identity(context, trainer.settings, options.pretrained),
+        identity=identity(context, options.trainer_reference, trainer.settings, options.pretrained),
         settings=settings,
         train_cases=list(context.training_cases),
         validation_cases=list(context.validation_cases),

@@ -175,7 +175,7 @@ class _Training:
         if self.restart and context.folder.exists():
             shutil.rmtree(context.folder)
         settings = self._settings_of(context, seconds)
-        check_same_run(context.folder, identity(context, settings, self.pretrained))
+        check_same_run(context.folder, identity(context, self.found.reference, settings, self.pretrained))
         return settings
 
     @property

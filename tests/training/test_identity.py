@@ -7,7 +7,7 @@ import pytest
 from autoseg.cli import main
 from autoseg.errors import UserError
 from autoseg.plans import Plans
-from autoseg.storage import read_json
+from autoseg.storage import read_json, write_json
 from autoseg.training import train
 
 NAME = "Dataset004_Hippocampus"
@@ -119,3 +119,27 @@ def test_numbers_out_of_range_are_told_before_anything_is_written(scratch, setti
     with pytest.raises(UserError, match=f"setting {name} cannot be '{value}': Input should be"):
         run(scratch, settings={name: value}, name="range")
     assert not list(scratch.results.glob("*/range__*"))
+
+
+def test_an_edited_trainer_is_no_finished_run_but_a_stopped_run_goes_on_with_it(scratch, tmp_path, caplog):
+    source = (
+        "from autoseg import Trainer, register\n"
+        "@register.trainer('edited')\n"
+        "class Edited(Trainer):\n"
+        "    def loss(self, logits, target):\n"
+        "        return FACTOR * super().loss(logits, target)\n"
+    )
+    file = tmp_path / "edited.py"
+    file.write_text(source.replace("FACTOR", "2"))
+    folder = run(scratch, trainer=str(file))
+    assert run(scratch, trainer=str(file)) == folder
+    file.write_text(source.replace("FACTOR", "3"))
+    with pytest.raises(UserError, match="a run with another trainer file, or an earlier version of it"):
+        run(scratch, trainer=str(file))
+    assert run(scratch, trainer=str(file), name="second").parent.name.startswith("second__")
+    record = read_json(folder / "run.json")
+    write_json(folder / "run.json", {**record, "status": "interrupted"})
+    with caplog.at_level("WARNING", "autoseg.training"):
+        run(scratch, trainer=str(file))
+    assert "the trainer file changed" in caplog.text
+    assert read_json(folder / "run.json")["identity"]["trainer file"] != record["identity"]["trainer file"]
