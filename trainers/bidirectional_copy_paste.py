@@ -28,6 +28,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from autoseg.trainers.mean_teacher import MeanTeacher
+from pydantic import NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional
 
@@ -37,6 +38,7 @@ from autoseg.inference.postprocessing import keep_largest
 from autoseg.losses import Outputs, downsample
 from autoseg.randomness import generator
 from autoseg.training.observing import decide
+from autoseg.training.trainer import Share
 
 SMOOTH_3D, SMOOTH_2D = 1e-5, 1e-10
 
@@ -59,9 +61,9 @@ class Part(NamedTuple):
 class BidirectionalCopyPaste(MeanTeacher):
     """Semi-supervised: labelled and unlabelled patches are pasted into each other, a teacher labels the latter."""
 
-    box: float = 2 / 3  # edge of the pasted box as a share of the patch
-    pseudo_weight: float = 0.5  # of the loss on unlabelled voxels
-    pretrain_share: float = 0.2  # of the run, on labelled patches only
+    box: Share = 2 / 3  # edge of the pasted box as a share of the patch
+    pseudo_weight: NonNegativeFloat = 0.5  # of the loss on unlabelled voxels
+    pretrain_share: Share = 0.2  # of the run, on labelled patches only
     largest_component: bool = True  # keep only the largest of the teacher's components, per class
     predicts: Literal["teacher", "student"] = "student"
 

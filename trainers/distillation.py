@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, register
@@ -35,10 +36,10 @@ class Distillation(Trainer):
 
     teacher: str = "supervised"  # a run, experiment or model folder, or a trainer's runs of this configuration
     teacher_folds: Literal["all", "same"] = "all"  # of a trainer's runs
-    width: float = 1.0  # channels of the student as a share of the plan's
-    temperature: float = 2.0
-    soft_weight: float = 1.0  # of the soft labels; labels have weight 1
-    feature_weight: float = 0.0  # of the attention of encoder maps, such as 1.0
+    width: PositiveFloat = 1.0  # channels of the student as a share of the plan's
+    temperature: PositiveFloat = 2.0
+    soft_weight: NonNegativeFloat = 1.0  # of the soft labels; labels have weight 1
+    feature_weight: NonNegativeFloat = 0.0  # of the attention of encoder maps, such as 1.0
 
     def network_spec(self) -> NetworkSpec:
         """Return the plan's network, narrower."""

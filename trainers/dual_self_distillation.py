@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, UserError, register
@@ -31,13 +32,13 @@ from autoseg.training.decoder_features import DecoderFeatures
 class DualSelfDistillation(Trainer):
     """Supervised, with heads on all encoder and decoder maps in training; the deepest of each path teach the others."""
 
-    temperature: float = 3.0
-    distillation: float = 1.0  # weight of both distillation losses
+    temperature: PositiveFloat = 3.0
+    distillation: NonNegativeFloat = 1.0  # weight of both distillation losses
     supervise_decoder: bool = True  # decoder heads learn from labels, too
     normalize: bool = False  # mean instead of sum of the label losses, whose gradients are larger than usual
     detach_teacher: bool = False  # no gradient through the maps that teach
     shared_heads: bool = True  # one head for encoder and decoder maps of the same size and width
-    max_heads: int = 0  # per path, counted from full resolution; 0: all levels
+    max_heads: NonNegativeInt = 0  # per path, counted from full resolution; 0: all levels
     compile: Literal["auto", "on", "off"] = "off"  # decoder maps are taken by hooks
 
     def network_spec(self) -> NetworkSpec:

@@ -15,9 +15,10 @@ gives Dice 0.826, 0.822 and 0.384 (a class never found) over three seeds, four t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat
 
 from autoseg import Trainer, register
 from autoseg.batches import Batch
@@ -28,9 +29,11 @@ class FineTuning(Trainer):
     """The supervised recipe for pretrained weights: warm-up, or sawtooth (decoder first), at a lower learning rate."""
 
     stages: Literal["warmup", "sawtooth"] = "warmup"  # sawtooth: the decoder alone rises and decays first
-    warmup: float = 0.05  # share of the run in which the whole network's learning rate rises
-    rate_share: float | None = None  # of the learning rate from scratch; None: 0.1 of SGD's, all of AdamW's
-    warmup_steps: int = 0
+    warmup: Annotated[float, Field(ge=0, lt=1)] = (
+        0.05  # share of the run in which the whole network's learning rate rises
+    )
+    rate_share: PositiveFloat | None = None  # of the learning rate from scratch; None: 0.1 of SGD's, all of AdamW's
+    warmup_steps: NonNegativeInt = 0
 
     def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Return the optimiser of training from scratch at the lower learning rate."""

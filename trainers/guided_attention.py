@@ -20,6 +20,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from autoseg import Trainer, register
@@ -32,8 +33,8 @@ log = logging.getLogger(__name__)
 class GuidedAttention(Trainer):
     """Supervised, plus losses that make the gates of multi-scale self-guided attention know their input."""
 
-    code_weight: float = 0.25  # of the difference between both passes' codes
-    reconstruction_weight: float = 0.1  # of the difference between what a semantic module sees and gives
+    code_weight: NonNegativeFloat = 0.25  # of the difference between both passes' codes
+    reconstruction_weight: NonNegativeFloat = 0.1  # of the difference between what a semantic module sees and gives
     compile: Literal["auto", "on", "off"] = "off"  # codes are taken by hooks
 
     def build_modules(self) -> dict[str, nn.Module]:

@@ -17,18 +17,20 @@ volumes. All images of the data set are seen, those of validation cases included
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from autoseg.trainers.sparse_autoencoder import SparseAutoencoder, enlarge
 from PIL import Image
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, UserError, register
 from autoseg.batches import Batch, PatchStream
 from autoseg.randomness import generator
 from autoseg.training.checkpoint import unwrapped
+from autoseg.training.trainer import Share
 
 PICTURE = "reconstruction.png"
 SMALLEST_BLOCK = 8  # voxels, if the network is deep enough
@@ -40,9 +42,9 @@ class MaskedAutoencoder(Trainer):
 
     needs_labels: ClassVar[bool] = False
 
-    mask_ratio: float = 0.75  # share of blocks that are masked
-    mask_ratio_spread: float = 0.0  # drawn per batch from mask_ratio +- spread; 0.15 is the paper's "variable" form
-    block: int | None = None  # edge of a block in voxels; None: by the network's strides
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.75  # share of blocks that are masked
+    mask_ratio_spread: Share = 0.0  # drawn per batch from mask_ratio +- spread; 0.15 is the paper's "variable" form
+    block: PositiveInt | None = None  # edge of a block in voxels; None: by the network's strides
     sparse: bool = True  # False: an ordinary encoder on the masked image
     augmentation: Literal["spatial", "none"] = "spatial"
 
@@ -72,7 +74,7 @@ class MaskedAutoencoder(Trainer):
         random = generator(self.context.seed, f"blocks/{self.context.rank}", step)
         ratio = self.mask_ratio + self.mask_ratio_spread * random.uniform(-1, 1)
         spec = self.network_spec()
-        return random_blocks(samples, lattice(spec, self.block), ratio, random)
+        return random_blocks(samples, lattice(spec, self.block), min(max(ratio, 0.0), 1.0), random)
 
     def inference_module(self) -> nn.Module:
         """Return the encoder under the names that it has in the network."""

@@ -19,22 +19,24 @@ from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
+from pydantic import NonNegativeFloat
 from torch import Tensor, nn
 
 from autoseg import Trainer, register
 from autoseg.batches import Batch, PatchStream
 from autoseg.losses import full_resolution, split_outputs
 from autoseg.training.averaging import WeightAverage
+from autoseg.training.trainer import Share
 
 
 @register.trainer("mean_teacher")
 class MeanTeacher(Trainer):
     """Semi-supervised: a moving average of the network teaches it on unlabelled cases, by consistency."""
 
-    teacher_decay: float = 0.99  # of the moving average
-    consistency: float = 1.0  # largest weight of the consistency loss
-    ramp_up: float = 0.4  # share of the run in which that weight rises
-    noise: float = 0.1  # standard deviation of the noise on unlabelled patches, cut at twice that
+    teacher_decay: Share = 0.99  # of the moving average
+    consistency: NonNegativeFloat = 1.0  # largest weight of the consistency loss
+    ramp_up: Share = 0.4  # share of the run in which that weight rises
+    noise: NonNegativeFloat = 0.1  # standard deviation of the noise on unlabelled patches, cut at twice that
     predicts: Literal["teacher", "student"] = "teacher"
 
     def build_modules(self) -> dict[str, nn.Module]:

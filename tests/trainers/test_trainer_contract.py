@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from autoseg import plugins
-from autoseg.errors import Interrupted
+from autoseg.errors import Interrupted, UserError
 from autoseg.storage import read_json
+from autoseg.training import Trainer, declared_settings, resolve_settings
 from autoseg.training.checkpoint import load_weights
 from autoseg.training.log import read_events
 
@@ -81,3 +82,14 @@ def _stopping(trainer, after):
                 os.kill(os.getpid(), signal.SIGTERM)
 
     return Stopping
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_numbers_that_cannot_be_meant_are_refused(name):
+    """No setting of a method here is a number below 0: what is given so is told before any data is touched."""
+    trainer = plugins.load("trainer", name)
+    for setting in declared_settings(trainer):
+        value = getattr(trainer, setting)
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            with pytest.raises(UserError, match=rf"setting {setting} cannot be '-1'"):
+                resolve_settings(trainer, plan={}, recipe={}, given={setting: "-1"}, base=Trainer)
