@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from autoseg.errors import UserError
@@ -47,3 +48,19 @@ def refuse_missing_voxels(path: Path, declared: int) -> None:
     if not name.endswith((".mhd", ".nhdr")) and declared > max(ALWAYS_READ, MOST_COMPRESSED * size):
         message = f"the header declares {declared / 2**30:.1f} GiB of voxels, which a file of {size} bytes cannot hold"
         raise UserError(message, where=path, mend=MEND)
+
+
+def refuse_chunks_beyond_the_end(path: Path) -> None:
+    """Raise UserError if a PNG's chunk is longer than what is left of the file; its reader would make room for it."""
+    if not path.name.lower().endswith(".png"):
+        return
+    size, position = path.stat().st_size, 8
+    with path.open("rb") as file:
+        while position + 12 <= size:
+            file.seek(position)
+            length, kind = struct.unpack(">I4s", file.read(8))
+            position += 12 + length
+            if kind == b"IEND":
+                return
+    if position > size > 8:
+        raise UserError("the file is truncated", where=path, mend=MEND)

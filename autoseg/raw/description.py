@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def _nnunet_form(content: dict[str, Any]) -> dict[str, Any]:
     if "channel_names" not in content and "modality" in content:
         content["channel_names"] = content.pop("modality")
     labels = content.get("labels")
-    inverted = isinstance(labels, dict) and labels and all(str(key).lstrip("-").isdigit() for key in labels)
+    inverted = isinstance(labels, dict) and labels and all(re.fullmatch(r"-?[0-9]{1,9}", key) for key in labels)
     if inverted and all(isinstance(name, str) for name in labels.values()):
         zero = {"background": 0} if "0" in labels else {}
         content["labels"] = zero | {name: int(value) for value, name in labels.items() if value != "0"}

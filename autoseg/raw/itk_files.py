@@ -12,7 +12,7 @@ import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.raw.compression import MEND
-from autoseg.raw.declared import refuse_missing_voxels, refuse_other_files
+from autoseg.raw.declared import refuse_chunks_beyond_the_end, refuse_missing_voxels, refuse_other_files
 from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
@@ -62,6 +62,7 @@ def _open(path: Path):
 
     if path.is_file():
         refuse_other_files(path)
+        refuse_chunks_beyond_the_end(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -77,6 +78,8 @@ def _open(path: Path):
             where=path,
             mend="write the file again with these axes",
         )
+    if min(reader.GetSize()) < 1:
+        raise UserError(f"the file has an axis without voxels: its size is {reader.GetSize()}", where=path, mend=MEND)
     return reader
 
 

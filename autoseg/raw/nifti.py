@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -127,8 +128,29 @@ def _affine(header, steps: np.ndarray) -> np.ndarray:
     if sform > 0 and not (qform == SCANNER != sform):
         return np.asarray(header.get_sform(), dtype=float)
     if qform > 0:
-        return np.asarray(header.get_qform(), dtype=float)
+        return _rotated(header, steps)
     return TO_ITK @ np.diag([*steps, 1.0]) @ np.diag([*np.reshape(IDENTITY, (3, 3)).diagonal(), 1.0])
+
+
+def _rotated(header, steps: np.ndarray) -> np.ndarray:
+    """Return the qform; a quaternion that is too long is shortened and an odd qfac read, as ITK does."""
+    b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
+    squared = b * b + c * c + d * d
+    if 1 - squared < 1e-7:
+        a, shrink = 0.0, 1 / math.sqrt(squared)
+        b, c, d = b * shrink, c * shrink, d * shrink
+    else:
+        a = math.sqrt(1 - squared)
+    flip = -1.0 if float(header["pixdim"][0]) < 0 else 1.0
+    rotation = np.array([
+        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
+        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
+        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
+    ])  # fmt: skip
+    affine = np.eye(4)
+    affine[:3, :3] = rotation * (steps * (1, 1, flip))
+    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
+    return affine
 
 
 def _scaled(voxels: np.ndarray, header) -> np.ndarray:
@@ -137,7 +159,8 @@ def _scaled(voxels: np.ndarray, header) -> np.ndarray:
     if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
         return voxels
     wide = np.float32 if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else np.float64
-    return voxels.astype(wide) * wide(slope) + wide(inter)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not a number is told by those who need numbers
+        return voxels.astype(wide) * wide(slope) + wide(inter)
 
 
 def write(path: Path, voxels: np.ndarray, geometry: Geometry) -> None:

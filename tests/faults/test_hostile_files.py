@@ -135,6 +135,8 @@ def bombs(folder):
     (folder / "header.nii.gz").write_bytes(gzip.compress(nifti_header((30000, 30000, 30000))))
     (folder / "counting.nii").write_bytes(nifti_header((2**40, 2**40, 2**40), second=True))
     (folder / "picture.png").write_bytes(png(40000, 40000))
+    start, rest = png(4, 4)[:33], png(4, 4)[33:]
+    (folder / "chunk.png").write_bytes(start + struct.pack(">I4s", 2**31 - 1, b"sCAL") + rest)
     meta = b"ObjectType = Image\nNDims = 3\nDimSize = 20000 20000 20000\nElementType = MET_FLOAT\n"
     packed = meta + b"CompressedData = True\nCompressedDataSize = 9\nElementDataFile = LOCAL\n" + bytes(9)
     (folder / "meta.mha").write_bytes(packed)
@@ -156,7 +158,7 @@ def test_bombs_do_not_explode(tmp_path):
             read_image([path], channels=1)
         assert str(path) in str(caught.value)
         assert caught.value.mend
-    assert len(files) == 9
+    assert len(files) == 10
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 

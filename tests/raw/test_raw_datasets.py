@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from autoseg.errors import UserError
 from autoseg.raw import open_dataset, read_image
+from autoseg.raw.description import parse_description
 from autoseg.workspace import Workspace
 
 LABELS = {"background": 0, "liver": 1, "tumour": 2}
@@ -129,6 +131,12 @@ def test_decathlon_folder(tmp_path):
     (root / "labelsTr/x_1.nii.gz").unlink()
     with pytest.raises(UserError, match=r"labelsTr/x_1\.nii\.gz: the file does not exist"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize("value", ["--1", "\u00b2", "-", "9" * 5000])
+def test_label_values_that_only_look_like_numbers_are_told(tmp_path, value):
+    problems = parse_description({"labels": {"0": "background", value: "a"}}, Path("dataset.json")).problems
+    assert any(problem.field == "labels" for problem in problems)
 
 
 def test_nnunet_field_dataset(tmp_path):

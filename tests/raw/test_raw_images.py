@@ -224,6 +224,23 @@ def test_palettes(tmp_path):
         read_label(tmp_path / "colour.png")
 
 
+@pytest.mark.parametrize(
+    ("qfac", "quaternion"),
+    [(1, (0.1, 0.2, 0.3)), (-1, (0.5, 0.5, 0.5)), (0, (0.1, -0.2, 0.3)), (7, (0, 0, 0)), (-3, (0.9, 0.9, 0.1)),
+     (1, (0, 0, 1.5))],
+)  # fmt: skip
+def test_odd_quaternions_are_read_as_itk_reads_them(tmp_path, qfac, quaternion):
+    path = save_nifti(tmp_path / "a.nii", voxels(4, 5, 6))
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<f", content, 76, qfac)
+    struct.pack_into("<hh6f", content, 252, 1, 0, *quaternion, 11, -12, 13)
+    path.write_bytes(content)
+    ours, theirs = read_geometry(path), sitk.ReadImage(str(path))
+    assert ours.spacing == pytest.approx(theirs.GetSpacing()[::-1], rel=1e-5)
+    assert ours.origin == pytest.approx(theirs.GetOrigin(), abs=1e-4)
+    assert ours.direction == pytest.approx(theirs.GetDirection(), abs=1e-5)
+
+
 @pytest.mark.parametrize(("ending", "place"), [("png", b"PLTE"), ("bmp", None)])
 def test_a_palette_that_claims_billions_of_colours_costs_no_memory(tmp_path, ending, place):
     from PIL import Image as Picture
@@ -241,6 +258,14 @@ def test_a_palette_that_claims_billions_of_colours_costs_no_memory(tmp_path, end
     assert not has_grey_palette(path)
     assert tracemalloc.get_traced_memory()[1] < 2**20
     tracemalloc.stop()
+
+
+def test_an_axis_without_voxels_is_told(tmp_path):
+    path = tmp_path / "a.mha"
+    header = "ObjectType = Image\nNDims = 3\nDimSize = 4 0 4\nElementType = MET_UCHAR\nElementDataFile = LOCAL\n"
+    path.write_bytes(header.encode() + bytes(9))
+    with pytest.raises(UserError, match=r"a\.mha: the file has an axis without voxels: its size is \(4, 0, 4\)"):
+        read_image([path], channels=1)
 
 
 def test_tiff_stack_takes_its_spacing_from_the_sidecar(tmp_path):
