@@ -22,9 +22,10 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
-from autoseg import NetworkSpec, Trainer, register
+from autoseg import NetworkSpec, Trainer, UserError, register
 from autoseg.batches import Batch
 from autoseg.losses import full_resolution, soft_label_loss
+from autoseg.plugins import build_network
 from autoseg.training.teachers import load_teachers
 
 
@@ -47,12 +48,25 @@ class Distillation(Trainer):
         return spec.model_copy(update={"features": tuple(max(1, round(f * self.width)) for f in spec.features)})
 
     def build_modules(self) -> dict[str, nn.Module]:
-        """Return the student; the teachers are not trained and not kept in checkpoints."""
+        """Return the student; the teachers are not trained and not kept in checkpoints.
+
+        Raises UserError where `width` was set for an architecture whose size its own options set.
+        """
         context = self.context
         self._teachers = load_teachers(
             self.teacher_folder(), context.configuration, context.device, workspace_root=context.workspace_root
         )
-        return super().build_modules()
+        modules = super().build_modules()
+        if self.width != 1:
+            architecture = context.configuration.architecture
+            with torch.device("meta"):  # sizes only
+                planned = build_network(architecture, super().network_spec(), context.workspace_root)
+            if count(planned) == count(modules["network"]):
+                raise UserError(
+                    f"width={self.width} changes nothing in {architecture}, whose size its own options set",
+                    mend="choose a smaller student by --architecture, or by plan-and-preprocess --network-option",
+                )
+        return modules
 
     def teacher_folder(self) -> Path:
         """Return the folder that the setting `teacher` means."""
@@ -81,6 +95,11 @@ class Distillation(Trainer):
         if self.feature_weight:
             loss = loss + self.feature_weight * attention_loss(features, taught)
         yield "network", loss
+
+
+def count(network: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def attention_loss(student: list[Tensor], teachers: list[list[Tensor]]) -> Tensor:

@@ -43,7 +43,7 @@ def new(
         raise UserError(f"{name!r} is no plug-in name", mend="use small letters, digits and underscores: small_lesions")
     taken = next((entry for entry in plugins.list_plugins(kind.value) if entry.name == name), None)
     if taken:
-        raise UserError(f"there is a {kind.value} {name!r} already: {taken.path}", mend="choose another name")
+        raise UserError(f"{kind.value} {name!r} exists already: {taken.path}", mend="choose another name")
     file = output or Path(f"{kind.value}s") / f"{name}.py"
     if file.exists():
         raise UserError("the file exists already", where=file, mend="choose another name or --output")

@@ -68,6 +68,22 @@ def test_a_student_of_half_the_width_is_recorded_as_such_and_can_teach_in_turn(r
     assert not again.training
 
 
+def test_a_width_that_changes_nothing_is_told(build, tmp_path):
+    model_folder(tmp_path, build("supervised"))
+    fixed = tmp_path / "fixed.py"
+    fixed.write_text(
+        "from autoseg import Architecture, register\n"
+        "from autoseg.architectures.plain_unet import PlainUNet\n"
+        "@register.architecture('fixed')\n"
+        "class Fixed(PlainUNet):\n"
+        "    def __init__(self, spec):\n"
+        "        super().__init__(spec.model_copy(update={'features': (4,) * len(spec.features)}))\n"
+    )
+    build("distillation", teacher=str(tmp_path), architecture=str(fixed))
+    with pytest.raises(UserError, match=r"width=0.5 changes nothing in .*fixed"):
+        build("distillation", teacher=str(tmp_path), architecture=str(fixed), width=0.5)
+
+
 def test_all_folds_of_an_experiment_teach_or_only_the_same_one(run, build):
     folder = run("supervised", settings=QUICK)
     shutil.copytree(folder, folder.parent / "fold_7")
