@@ -14,8 +14,8 @@ Options: width, depths (4, 4, 4, 4), decoder_depth (1), focal_levels (3), focal_
 
 Left out: the repetition of a grey image to three channels and a LayerNorm that nothing uses (192 parameters).
 Published optimiser: AdamW, learning rate 1e-4, weight decay 0.01 (its recipe, used unless others are given), with a
-first momentum of 0.5 and warm restarts per step, which the engine's replace, and a pretrained encoder; here all weights
-are drawn.
+first momentum of 0.5 and warm restarts per step, which the engine's replace, and FocalNet-T's encoder:
+`train --pretrained FILE` takes it, as far as its depths (2, 2, 6, 2) reach; without, all weights are drawn.
 
 Parameters in 2D with three channels, nine outputs: published 44 254 060, here 44 253 868 (without the unused ones).
 """

@@ -17,7 +17,8 @@ Options: size ("s", "b", "l"), dlf ("active"; "released": as in the published co
 output and its weights are idle), width, max_tokens (4096: levels with more positions have keys and values averaged),
 norm of the ResNet ("batch", published and the default in 2D; "instance", the default in 3D, where batches are small).
 Published optimiser: SGD, learning rate 0.01, momentum 0.9, weight decay 1e-4 (its recipe, used unless others are
-given), with ResNet and Swin weights from ImageNet; here all weights are drawn.
+given), with ResNet and Swin weights from ImageNet: `train --pretrained FILE` takes either, or both from one file (width
+96); without, all weights are drawn.
 
 Parameters in 2D at 224 with three channels, nine outputs, published and here: S 23 254 355, B 25 512 115, L 29 519 219.
 """
@@ -30,6 +31,7 @@ from typing import NamedTuple
 
 import torch
 from autoseg.architectures.blocks.class_attention import ClassAttention
+from autoseg.architectures.blocks.classifier_weights import resnet_weights, swin_weights
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.gated_cross_attention import pooling
 from autoseg.architectures.blocks.initial_weights import draw_linear
@@ -143,6 +145,10 @@ class HiFormer(Architecture):
             "options": options,
         }
         return spec.model_copy(update={**sizes, **update})
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a classifying ResNet-34 or -50, of a Swin-T, or of both, start the two pyramids."""
+        return resnet_weights(weights, "cnn.") | swin_weights(weights, "swin.", "merge.") or weights
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return the fused finest and coarsest level (B, F, *S / stride) for x (B, C, *S)."""

@@ -13,8 +13,9 @@ Options: size ("T", default, "S", "B"), width (channels of the first stage), nor
 3D is the description's extension: strips and attention along every axis, but one that the plan leaves alone at first;
 an axis is fed by the strips along the next one, in 2D as published, and takes the sum of the others as queries.
 
-Left out: temperatures that nothing uses (8 parameters), weights pretrained on ImageNet, the head's tenfold learning
-rate. Recipe, used unless others are given: AdamW, 5e-4 as for random weights (6e-5 for pretrained), weight decay 0.01.
+Left out: temperatures that nothing uses (8 parameters), the head's tenfold learning rate. The encoder of SegNeXt,
+pretrained on ImageNet, starts ours: `train --pretrained FILE` (2D); without, all weights are drawn.
+Recipe, used unless others are given: AdamW, 5e-4 as for random weights (6e-5 for pretrained), weight decay 0.01.
 
 Parameters with three channels, one output: published T 4 047 401, here 4 047 393.
 """
@@ -27,6 +28,7 @@ from typing import NamedTuple
 
 import torch
 from autoseg.architectures.blocks.channel_norm import ChannelNorm
+from autoseg.architectures.blocks.classifier_weights import mscan_weights
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.eva import DropPath
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
@@ -105,6 +107,10 @@ class MCANet(Architecture):
         }
         return spec.model_copy(update=update)
 
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of SegNeXt's MSCAN are the encoder's."""
+        return mscan_weights(weights, self.spec.dims) or weights
+
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return one map (B, F, *S / stride) per stage, high to low resolution, for x (B, C, *S)."""
         features = []
@@ -162,12 +168,8 @@ class Block(nn.Module):
         conv, _, _ = conv_classes(dims)
         self.norm1, self.norm2 = make_norm(dims, norm, width), make_norm(dims, norm, width)
         self.attention = SpatialAttention(dims, width, axes)
-        self.mlp = nn.Sequential(
-            conv(width, ratio * width, 1),
-            depthwise(ratio * width, (3,) * dims),
-            nn.GELU(),
-            conv(ratio * width, width, 1),
-        )
+        inner = ratio * width
+        self.mlp = nn.Sequential(conv(width, inner, 1), depthwise(inner, (3,) * dims), nn.GELU(), conv(inner, width, 1))
         self.scale1, self.scale2 = (nn.Parameter(torch.full((width, *[1] * dims), SCALE)) for _ in range(2))
         self.drop_path = DropPath(drop_path)
 

@@ -7,14 +7,14 @@ decoder with transposed convolutions joins these levels.
 Taken from the plan: strides and kernels. Fused are the plan's third, fourth and fifth resolution (published strides 4,
 8, 16); smaller plans start at their second; where the first of these has more than `max_tokens` positions in the
 planned patch, one level deeper, which is logged. The ResNet keeps its own widths and depths, also for anisotropic
-plans. Widths: the transformer's 320 (2D) or 96 (3D, the card's choice) and the ResNet's 64 where the plan has 32
+plans. Widths: the transformer's 320 (2D) or 96 (3D, our choice) and the ResNet's 64 where the plan has 32
 channels, else in proportion; heads are 8, or fewer so that they have 20 channels. Any image that is a multiple of the
 total stride can be predicted. One output resolution: deep supervision changes nothing.
 
 Options: dim, depth (3), heads, cnn_width, max_tokens (4096), norm ("batch", published and the default in 2D;
 "instance", the default in 3D, where batches are small), dropout (0.1).
 Published optimiser: SGD, learning rate 0.01, momentum 0.9, weight decay 1e-4 (its recipe, used unless others are
-given), with a ResNet from ImageNet; here all weights are drawn.
+given), with a ResNet from ImageNet: `train --pretrained FILE` takes those weights (64 wide); without, all are drawn.
 
 Parameters in 2D with three channels, nine outputs: published 245 468 937, the same here.
 """
@@ -26,6 +26,7 @@ import math
 from functools import cache
 
 import torch
+from autoseg.architectures.blocks.classifier_weights import resnet_weights
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.normalization import NORMS, usual_norm
@@ -125,6 +126,10 @@ class ParaTransCNN(Architecture):
             "options": options,
         }
         return spec.model_copy(update=update)
+
+    def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Weights of a classifying ResNet-34 are the convolutional encoder's."""
+        return resnet_weights(weights, "cnn.") or weights
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return the fused levels (B, F, *S / stride), high to low resolution, for x (B, C, *S)."""

@@ -4,8 +4,8 @@ A U-shaped transformer whose blocks attend over space, with keys and values from
 by efficient attention. Skips pass an inter-scale interaction module: a large-kernel attention map, computed from both
 sides, multiplies their fusion.
 
-The paper's readable parts give the structure; widths, heads and the wiring of the skips are the card's completion, so
-the count of parameters is the card's, and the published Dice need not be met.
+The paper's readable parts give the structure; widths, heads and the wiring of the skips are our completion, after
+its closest relatives, so the count of parameters is ours, and the published Dice need not be met.
 
 Taken from the plan: the strides of at most four stages. The first takes the plan's first two (patches of 4) where the
 planned patch has 96 voxels on every axis that this quarters; axes of stride 1 have kernels of 1. Widths are 64, 128,
@@ -16,10 +16,9 @@ No positions, so any image that is a multiple of the total stride can be predict
 resolution: deep supervision changes nothing. Options: width (64), depths (2, 2, 2, 2), decoder_depth (2), reductions
 (one number per stage; null: as above), large_kernels (false; true: 21 everywhere, which the count below has).
 
-Recipe, used unless others are given: AdamW, learning rate 5e-4, weight decay 0.05, gradient clip 1 (the card's; the
-paper's is not readable).
-Parameters in 2D with one channel, nine outputs: the card's 31 872 265, here 31 859 465,
-and with large_kernels 31 872 265.
+Recipe, used unless others are given: AdamW, learning rate 5e-4, weight decay 0.05, gradient clip 1 (our choice;
+the paper's is not readable).
+Parameters in 2D with one channel, nine outputs: 31 859 465, with large_kernels 31 872 265.
 """
 
 from __future__ import annotations

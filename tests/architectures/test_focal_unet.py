@@ -6,6 +6,7 @@ from autoseg.architectures.focal_unet import FocalUNet
 from network_specs import count, make_spec
 
 from autoseg.errors import UserError
+from autoseg.training.pretrained import load_pretrained
 
 
 def make(spec):
@@ -132,6 +133,21 @@ def test_names_of_focalnet():
     block = "layers.1.blocks.3."
     wanted += [block + name for name in ("norm1.weight", "modulation.f.bias", "modulation.h.weight", "mlp.fc2.weight")]
     assert names.issuperset([*wanted, block + "modulation.focal_layers.2.0.weight"])
+
+
+def test_focalnets_weights_start_the_encoder(tmp_path):
+    network = make(make_spec(2, stages=3, patch=(16, 16), base=2))
+    theirs = {
+        name: torch.randn(tensor.shape)
+        for name, tensor in network.state_dict().items()
+        if name.startswith(("patch_embed.", "layers.")) and "blocks.2." not in name and "blocks.3." not in name
+    }
+    torch.save({"model": theirs | {"head.weight": torch.zeros(1000, 8)}}, tmp_path / "focalnet.pth")
+    rows = {row.name: row.status for row in load_pretrained(network, tmp_path / "focalnet.pth")}
+    assert {name for name, status in rows.items() if status != "fresh"} == theirs.keys() - {"head.weight"}
+    assert torch.equal(
+        network.layers[1]["blocks"][1].modulation.h.weight, theirs["layers.1.blocks.1.modulation.h.weight"]
+    )
 
 
 def test_one_resolution_is_refused():
