@@ -44,7 +44,7 @@ class TracedPlanner(Planner):
 
     architecture: str = "residual_encoder_unet"
     most_gib: float = 24.0  # used at most when the user names no memory: beyond ResEnc L's 24 nnU-Net gained nothing
-    optimizer: str = "sgd"  # whose state is counted
+    optimizer: str = "sgd"  # whose state is counted, unless the architecture's recipe names another
     precision: str = "bf16"  # of the activations
     start_edge_2d: int = 256  # edge of the patch of the first trace, voxels
     start_edge_3d: int = 64
@@ -75,7 +75,8 @@ class TracedPlanner(Planner):
 
     def trace(self, spec: NetworkSpec, batch_size: int) -> Memory:
         """Return the traced memory of one training step, remembered."""
-        return trace_training(self.network_class, spec, batch_size, precision=self.precision, optimizer=self.optimizer)
+        optimizer = self.network_class.recipe.get("optimizer", self.optimizer)
+        return trace_training(self.network_class, spec, batch_size, precision=self.precision, optimizer=optimizer)
 
     def __init__(self, **settings: object):
         super().__init__(**settings)  # type: ignore[arg-type]

@@ -7,11 +7,12 @@ import torch
 from planning_factory import make_dataset, make_fingerprint
 
 from autoseg import plugins
+from autoseg.conformance.architecture import example_spec
 from autoseg.errors import UserError
 from autoseg.planning import Frame, Resources, timed
 from autoseg.planning.budget import SMALLEST_PATCH, training_seconds
 from autoseg.planning.estimate import plain_feature_map_sum
-from autoseg.planning.memory import trace_training
+from autoseg.planning.memory import parameter_count, trace_training
 from autoseg.planning.timed import in_hours
 from autoseg.training.probe import StepTime
 
@@ -80,6 +81,15 @@ def test_any_architecture_is_planned_by_its_own_memory():
     assert (plain.network.blocks_encoder[:2], residual.network.blocks_encoder[:2]) == ((2, 2), (1, 3))
     assert plain.patch_size == residual.patch_size or math.prod(plain.patch_size) > math.prod(residual.patch_size)
     assert math.prod(plain.patch_size) * plain.batch_size > math.prod(residual.patch_size) * residual.batch_size
+
+
+@pytest.mark.parametrize(("name", "states"), [("plain_unet", 1), ("primus", 2)], ids=["SGD", "AdamW"])
+def test_the_state_of_the_optimizer_that_the_network_is_trained_with_is_counted(name, states):
+    network = plugins.load("architecture", name)
+    spec = example_spec(network, 3)
+    weights = parameter_count(network, spec)
+    static = plugins.load("planner", "traced")(architecture=name).trace(spec, 1).static
+    assert 4 * (1 + states) * weights <= static < 4 * (1.1 + states) * weights
 
 
 def test_options_of_the_network_are_planned_with(made_up_clock):
