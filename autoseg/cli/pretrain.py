@@ -58,6 +58,7 @@ def pretrain(
     Example:
       autoseg pretrain Dataset004_Hippocampus 3d_fullres --time-budget 1h
     """
+    from autoseg.cli.running import COMMAND_STARTED
     from autoseg.training import pretrain as pretrain_method
     from autoseg.training.settings import parse_assignments
 
@@ -78,5 +79,6 @@ def pretrain(
         restart=restart,
         name=name,
         workspace=workspace,
+        started=COMMAND_STARTED.get(),
     )
     echo_runs(runs, json=json)

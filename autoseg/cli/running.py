@@ -6,7 +6,9 @@ import logging
 import os
 import sys
 import tempfile
+import time
 import traceback
+from contextvars import ContextVar
 from pathlib import Path
 
 import typer
@@ -14,6 +16,7 @@ import typer
 from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted, UserError
 from autoseg.storage import WRITE_MENDS
 
+COMMAND_STARTED: ContextVar[float] = ContextVar("COMMAND_STARTED")  # a time budget counts from here; torch loads later
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 # Older typer stands on click, newer brings its own copy: take the base class from what typer itself raises.
 COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -21,6 +24,7 @@ COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__
 
 def run(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit code."""
+    COMMAND_STARTED.set(time.monotonic())
     from autoseg.cli.app import app
 
     debug = "--debug" in arguments

@@ -76,6 +76,7 @@ def train(
     Example:
       autoseg train Dataset004_Hippocampus 3d_fullres cv --time-budget 1h --set mirror=false
     """
+    from autoseg.cli.running import COMMAND_STARTED
     from autoseg.training import train as train_folds
     from autoseg.training.settings import parse_assignments
 
@@ -99,6 +100,7 @@ def train(
         restart=restart,
         name=name,
         workspace=workspace,
+        started=COMMAND_STARTED.get(),
     )
     echo_runs(runs, json=json)
 

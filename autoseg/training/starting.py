@@ -56,6 +56,7 @@ def train(
     workers: int | None = None,
     workspace: str | Path | Workspace | None = None,
     name: str | None = None,
+    started: float | None = None,
 ) -> list[Path]:
     """Train folds of a configuration; returns the run folders.
 
@@ -65,6 +66,7 @@ def train(
     `restart`; a run of other settings, seed or data in the same place is a UserError. `name` keeps the runs under that
     name instead of the trainer's, so that several can stand side by side. With `deterministic` the same seed gives the
     same bits; it excludes a time budget.
+    `started`: the `time.monotonic()` from which the budget counts, if not from this call.
     `device` may name several, "cuda:0,cuda:1": then the folds are spread over them, one process each. Raises UserError
     for wrong use, Interrupted after Ctrl-C or SIGTERM.
     """
@@ -90,6 +92,7 @@ def pretrain(
     workers: int | None = None,
     workspace: str | Path | Workspace | None = None,
     name: str | None = None,
+    started: float | None = None,
 ) -> list[Path]:
     """Train a method that needs no labels on every image of a data set; returns its run folder, for `pretrained`."""
     arguments = dict(locals())
@@ -104,9 +107,10 @@ class _Training:
         architecture: str | None, pretrained: Path | None, settings: Mapping[str, Any] | None, recipe: Path | None,
         labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
         restart: bool, workers: int | None, workspace: str | Path | Workspace | None, name: str | None,
+        started: float | None = None,
     ):  # fmt: skip
         self.arguments = {key: value for key, value in locals().items() if key != "self"}
-        self.started = time.monotonic()
+        self.started = time.monotonic() if started is None else started
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
         self.plans = self._read_plans(plans_name)

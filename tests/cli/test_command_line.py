@@ -3,12 +3,15 @@
 import re
 import subprocess
 import sys
+import time
 
 import pytest
 import typer
 
+from autoseg import training
 from autoseg.cli.app import COMMANDS, app
 from autoseg.cli.command import spread
+from autoseg.training import starting
 
 GROUP = typer.main.get_command(app)
 
@@ -116,3 +119,26 @@ def test_spread_leaves_everything_after_two_dashes():
     options = [param for param in GROUP.commands["train"].params if param.param_type_name == "option"]
     assert spread(["--set", "a=1", "--", "b=2"], options, 3) == ["--set", "a=1", "--", "b=2"]
     assert spread(["--set=a=1", "b=2"], options, 3) == ["--set=a=1", "--set", "b=2"]
+
+
+@pytest.mark.parametrize(("command", "called"), [("train", "train"), ("pretrain", "pretrain")])
+def test_a_time_budget_counts_from_the_start_of_the_command(autoseg, monkeypatch, command, called):
+    """Loading torch takes seconds, which are the user's, too."""
+    given = {}
+    monkeypatch.setattr(training, called, lambda *_, **arguments: given.update(arguments) or [])
+    before = time.monotonic()
+    folds = ["0"] if command == "train" else []
+    assert autoseg(command, "data", "2d", *folds, "--time-budget", "90s").code == 0
+    assert given["time_budget"] == 90
+    assert before <= given["started"] <= time.monotonic()
+
+
+def test_a_start_long_ago_leaves_less_of_the_budget(tiny, monkeypatch):
+    shares = []
+    monkeypatch.setattr(starting, "carry_out", lambda *arguments: shares.append(arguments[-1].seconds))
+    long_ago = time.monotonic() - 600
+    training.train(
+        "Dataset004_Hippocampus", "3d_fullres", "0", plans_name="tiny", workspace=tiny, name="late", device="cpu",
+        time_budget=3600.0, started=long_ago, workers=1,
+    )  # fmt: skip
+    assert 2900 < shares[0] <= 3000
