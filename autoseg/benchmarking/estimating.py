@@ -134,6 +134,20 @@ def _beside(record: Record, dataset: str, entry: Entry, train: float) -> float:
     return statistics.mean(known) if known else START_SECONDS + VALIDATION_SHARE * train
 
 
+def undecidable(estimates: Sequence[Estimate]) -> list[str]:
+    """Return a warning per data set that has too few cases for any winner among so many methods."""
+    from autoseg.benchmarking.statistics import smallest_p
+    from autoseg.benchmarking.verdict import LEVEL
+
+    comparisons = sum(one.entries * (one.entries - 1) // 2 for one in estimates)
+    return [
+        f"{one.dataset}: no winner is possible, as with {one.cases} cases no difference, however large, can pass the "
+        f"correction for {comparisons} comparisons; more folds, or fewer methods in one campaign, would change that"
+        for one in estimates
+        if one.entries > 1 and smallest_p(one.cases) * comparisons >= LEVEL
+    ]
+
+
 def as_dict(estimates: Sequence[Estimate], jobs: int) -> dict[str, Any]:
     """Return all of it, for JSON: `hours` with so many runs at a time."""
     return {
@@ -143,4 +157,5 @@ def as_dict(estimates: Sequence[Estimate], jobs: int) -> dict[str, Any]:
         "jobs": jobs,
         "hours": sum(one.seconds for one in estimates) / jobs / 3600,
         "disk_bytes": sum(one.disk_bytes for one in estimates),
+        "warnings": undecidable(estimates),
     }

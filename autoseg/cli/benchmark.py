@@ -187,6 +187,8 @@ def echo_estimate(estimates: list[Estimate], jobs: int, *, json: bool) -> None:
     left = format_duration(3600 * whole["hours"])
     typer.echo(f"{whole['runs'] - whole['finished']} runs left, about {left} with {jobs} at a time; nothing was run")
     typer.echo(f"times by: {'; '.join(sorted({one.rule for one in estimates}))}")
+    for warning in whole["warnings"]:
+        typer.echo(warning)
     typer.echo(
         f"disk: about {whole['disk_bytes'] / 1e6:.1f} MB of predicted label maps, and the weights of runs under way"
     )

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from autoseg.benchmarking.estimating import Estimate, as_dict, undecidable
 from autoseg.benchmarking.verdict import judge
 from autoseg.benchmarking.words import stability_sentences, verdict_sentences
 
@@ -134,3 +135,16 @@ def test_one_method_alone_is_no_comparison():
     assert verdict.winner is None
     assert verdict.tau is None
     assert "nothing to compare" in verdict_sentences(verdict, {"a": "A"})[0]
+
+
+def test_a_dry_run_says_where_no_winner_is_possible():
+    def estimate(dataset, entries, cases):
+        return Estimate(dataset, entries, entries, 0, cases, None, 1.0, 1.0, "")
+
+    assert undecidable([estimate("a", 2, 8), estimate("b", 2, 7)]) == []  # 2 * 2**-6 is below 0.05
+    (said,) = undecidable([estimate("a", 2, 6), estimate("b", 2, 7)])
+    assert said.startswith("a: no winner is possible, as with 6 cases")
+    assert "2 comparisons" in said
+    assert len(undecidable([estimate("a", 30, 8), estimate("b", 30, 40)])) == 1
+    assert undecidable([estimate("a", 1, 2)]) == []
+    assert as_dict([estimate("a", 30, 8)], 1)["warnings"] == undecidable([estimate("a", 30, 8)])
