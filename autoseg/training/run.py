@@ -17,7 +17,7 @@ import autoseg
 from autoseg import plugins
 from autoseg.devices import choose_precision
 from autoseg.errors import Interrupted
-from autoseg.storage import remove_leftovers
+from autoseg.storage import remove_leftovers, write_text
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
@@ -216,6 +216,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         trained = context.configuration.model_copy(update={"network": trainer.network_spec()})
         used = {**context.plans.configurations, context.configuration.name: trained}
         context.plans.model_copy(update={"configurations": used}).write(context.folder / PLANS_FILE)
+        _keep_plugins(context, options.trainer_reference)
     settings = {name: {"value": s.value, "origin": s.origin} for name, s in sorted(trainer.settings.items())}
     _record(
         context,
@@ -246,6 +247,14 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         pretrained=None if options.pretrained is None else str(options.pretrained),
         versions={"autoseg": autoseg.__version__, "torch": torch.__version__, "python": platform.python_version()},
     )
+
+
+def _keep_plugins(context: RunContext, trainer: str) -> None:
+    """Leave a copy of the user's own files in the run folder: what was trained, whatever becomes of them."""
+    for kind, reference in (("trainer", trainer), ("architecture", context.configuration.architecture)):
+        file = plugins.loose_file(kind, reference, context.workspace_root)
+        if file is not None:
+            write_text(context.folder / f"{kind}.py", file.read_text(encoding="utf-8"))
 
 
 def _record(context: RunContext, **fields: Any) -> None:

@@ -133,6 +133,8 @@ def test_an_edited_trainer_is_no_finished_run_but_a_stopped_run_goes_on_with_it(
     file.write_text(source.replace("FACTOR", "2"))
     folder = run(scratch, trainer=str(file))
     assert run(scratch, trainer=str(file)) == folder
+    assert (folder / "trainer.py").read_text() == file.read_text(), "the run keeps a copy"
+    assert not (folder / "architecture.py").exists(), "installed files are not copied"
     file.write_text(source.replace("FACTOR", "3"))
     with pytest.raises(UserError, match="a run with another trainer file, or an earlier version of it"):
         run(scratch, trainer=str(file))
