@@ -12,7 +12,8 @@ Options: version (1: one convolution as tokenizer, 2: residual convolutions, 3: 
 the token grid), size (S, B, M, L), token_size, and depth and heads in place of the size's.
 
 Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1; its recipe, used unless others are
-given; published warm-up 12 500 steps: --set warmup_steps); with nnU-Net's SGD it does not train.
+given; published warm-up 12 500 steps: --set warmup_steps); with nnU-Net's SGD it does not train. Not as published: the
+second beta is torch's 0.999 (0.98), and the decay runs from the first step on, not from the end of the warm-up.
 
 The authors' weights, pretrained or not, start it: `train --pretrained FILE`.
 Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518,
