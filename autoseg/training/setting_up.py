@@ -11,6 +11,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from autoseg.architecture import Architecture
+from autoseg.devices import put_channels_last
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.trainer import Trainer
 
@@ -52,9 +53,8 @@ def set_up(
 
 def _set_up_module(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabric) -> nn.Module:
     if fabric.device.type == "cpu":
-        # Convolutions on the CPU are a quarter faster with the channels last; on CUDA instance norm loses more.
-        dims = trainer.context.configuration.dims
-        module.to(memory_format=torch.channels_last_3d if dims == 3 else torch.channels_last)
+        # Faster there; on CUDA instance norm loses more than convolutions win.
+        put_channels_last(module, trainer.context.configuration.dims)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module.to(fabric.device)
     module.to(fabric.device)

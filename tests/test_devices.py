@@ -1,0 +1,23 @@
+"""How weights are laid out for the CPU."""
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.devices import put_channels_last
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_only_kernels_of_the_networks_own_rank_are_laid_out(dims):
+    kinds = {2: (nn.Conv2d, torch.channels_last), 3: (nn.Conv3d, torch.channels_last_3d)}
+    own, layout = kinds[dims]
+    other, _ = kinds[5 - dims]
+    network = nn.ModuleDict({"own": own(4, 6, 3), "other": other(4, 6, 3), "norm": nn.BatchNorm1d(3)})
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    parameters = list(network.parameters())
+    put_channels_last(network, dims)
+    assert network["own"].weight.is_contiguous(memory_format=layout)
+    assert not network["own"].weight.is_contiguous()
+    assert network["other"].weight.is_contiguous()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
+    assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))  # optimisers hold on to them
