@@ -24,6 +24,24 @@ FULL = "No space left on device"
 SPACE = "To mend it: free some space, then repeat the command: what is finished is kept"
 PLACE = "To mend it: choose another place, or ask for the right to use this one"
 NOBODY = 65534
+UNDER_LIMITS = """
+import resource, shutil, sys
+from autoseg.cli.running import run
+resource.setrlimit(resource.RLIMIT_DATA, (2 * 2**30,) * 2)
+assert shutil.disk_usage("/dev/shm").total == 64 * 2**20
+name, place, images, output = sys.argv[1:]
+where = ["--workspace", place]
+for command in (
+    ["check", name, *where],
+    ["plan-and-preprocess", name, "--planner", "nnunet", "-c", "3d_fullres", "--workers", "2", *where],
+    ["train", name, "3d_fullres", "0", "--plans", "tiny", "--set", "steps=2", "--set", "mirror=false", *where],
+    ["find-best", name, *where],
+    ["predict", "-i", images, "-o", output, "-d", name, *where],
+):
+    if code := run(command):
+        sys.exit(f"{command[0]}: {code}")
+"""
+SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
 
 
 @pytest.fixture
@@ -242,6 +260,20 @@ def test_one_core(tiny, place, call, tmp_path):
         assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
     finally:
         os.sched_setaffinity(0, cores)
+
+
+def test_two_gib_of_memory_and_little_shared_memory(tiny, tmp_path):
+    """The limit is one of the address space; benchmarks/resources.py does the same with a cgroup."""
+    if shutil.which("unshare") is None or subprocess.run([*SMALL_SHM, "true"], capture_output=True).returncode:
+        pytest.skip("/dev/shm cannot be made small here")
+    root = tmp_path / "work"
+    shutil.copytree(tiny.preprocessed, root / "preprocessed")
+    (root / "raw").symlink_to(tiny.raw)
+    images = copied_images(tiny, tmp_path / "images")
+    command = [*SMALL_SHM, sys.executable, "-c", UNDER_LIMITS, NAME, root, images, tmp_path / "out"]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "out").glob("*.nii.gz"))) == 3
 
 
 def test_no_gpu(place, call, monkeypatch):
