@@ -107,6 +107,14 @@ def test_the_teacher_can_be_detached(build, detach):
     assert (teacher.grad is None) == detach
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_teacher_that_no_label_reaches_keeps_its_gradients(build, shared):
+    trainer = five_levels(build, shared_heads=shared, detach_teacher=True)
+    student, teacher = (torch.randn(1, 3, 4, 4, requires_grad=True) for _ in range(2))
+    trainer.path_loss([student, teacher], "encoder").backward()
+    assert (teacher.grad is None) == shared
+
+
 def test_with_nothing_but_the_main_output_it_is_plain_training_bit_for_bit(build):
     options = {"distillation": 0.0, "supervise_decoder": False}
     trainer, plain = build("dual_self_distillation", **options), build("supervised", deep_supervision=False)
@@ -138,8 +146,10 @@ def cropped(batches):
     return {"labelled": replace(batch, image=wide, segmentation=label)}
 
 
-def test_every_head_learns(build):
-    trainer = five_levels(build)
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("detach", [True, False])
+def test_every_head_learns(build, shared, detach):
+    trainer = five_levels(build, shared_heads=shared, detach_teacher=detach)
     ((_, loss),) = trainer.training_step(cropped(batch_of(build("supervised"))), 0.5)
     loss.backward()
     assert all(parameter.grad is not None for parameter in trainer.modules["heads"].parameters())
