@@ -44,7 +44,7 @@ log = logging.getLogger("autoseg.training")
 class StepCosts:
     """Costs of one optimiser step, and of one patch predicted."""
 
-    seconds: float  # median of `all_seconds`
+    seconds: float  # lower quartile of `all_seconds`: what else runs on a machine only ever adds
     all_seconds: tuple[float, ...]
     clock: str  # "cpu": processor seconds over threads; "device": wall seconds, synchronised
     threads: int
@@ -98,7 +98,7 @@ def measure_step(
         run = _prepared(training.trainer_class, context, plain, threads)
     step_flops, forward_flops = _counted(run)
     return StepCosts(
-        seconds=statistics.median(times),
+        seconds=statistics.quantiles(times, n=4, method="inclusive")[0],
         all_seconds=tuple(round(each, 5) for each in times),
         clock="device" if context.device.type != "cpu" else "cpu",
         threads=threads,

@@ -1,5 +1,6 @@
 """What a training step costs: counted against a network whose operations are known, timed on the processor's clock."""
 
+import math
 import time
 
 import pytest
@@ -51,7 +52,8 @@ def test_steps_are_timed_and_nothing_is_written(scratch):
     costs = measured(scratch)
     assert costs.clock == "cpu"
     assert len(costs.all_seconds) >= 2
-    assert min(costs.all_seconds) <= costs.seconds <= max(costs.all_seconds)
+    below = sum(each <= costs.seconds + 1e-5 for each in costs.all_seconds)
+    assert 1 <= below <= math.ceil(len(costs.all_seconds) / 4)  # the lower quartile
     assert costs.step_flops > 2 * costs.samples * costs.forward_flops
     assert costs.peak_bytes > 50 * 2**20
     assert not scratch.results.exists()
