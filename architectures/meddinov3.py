@@ -12,9 +12,9 @@ patch embedding of their own. Plans with fewer channels than nnU-Net's 32 get fe
 Options: size (S, B, L), token_size, depth and heads in place of the size's, taps ("multi", or "last": the baseline),
 storage_tokens (4), qkv_bias (false), drop_path (0.2).
 
-Authors: AdamW, weight decay 0.05, learning rate 3e-4 from scratch (used unless others are given), 3e-5 for a pretrained
-encoder, gradient clip 12, linear decay. `train --pretrained FILE` takes the released teacher, of size B with tokens of
-16. The mask token is no trainable parameter here.
+Authors: AdamW, betas 0.9 and 0.98, weight decay 0.05, learning rate 3e-4 from scratch (used unless others are given),
+3e-5 for a pretrained encoder, gradient clip 12, linear decay. `train --pretrained FILE` takes the released teacher, of
+size B with tokens of 16. The mask token is no trainable parameter here.
 Parameters with 14 outputs: published 110 720 846 with the mask token of 768, here 110 720 078 and that token.
 """
 
@@ -61,7 +61,7 @@ class MedDINOv3(Architecture):
     choices = {
         "size": tuple(SIZES), "token_size": (None, *TOKENS), "taps": ("multi", "last"), "qkv_bias": (False, True),
     }  # fmt: skip
-    recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "gradient_clip": 12.0}
+    recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "beta2": 0.98, "gradient_clip": 12.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -11,9 +11,9 @@ is an extension: the head's channels are shared by two axes, those that do not f
 Options: version (1: one convolution as tokenizer, 2: residual convolutions, 3: preliminary, wider and with skips into
 the token grid), size (S, B, M, L), token_size, and depth and heads in place of the size's.
 
-Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, gradient clip 1; its recipe, used unless others are
-given; published warm-up 12 500 steps: --set warmup_steps); with nnU-Net's SGD it does not train. Not as published: the
-second beta is torch's 0.999 (0.98), and the decay runs from the first step on, not from the end of the warm-up.
+Needs AdamW with warm-up (learning rate 3e-4, weight decay 0.05, betas 0.9 and 0.98, gradient clip 1, warm-up over the
+first twentieth, 12 500 of 250 000 steps, then the polynomial over the rest: its recipe, used unless others are given;
+in short runs the warm-up is that of all networks); with nnU-Net's SGD it does not train.
 
 The authors' weights, pretrained or not, start it: `train --pretrained FILE`.
 Parameters with one channel, two outputs, 64^3: published S 23 386 526, M 145 551 770; V2 S 24 159 518,
@@ -64,7 +64,14 @@ class Primus(Architecture):
 
     defaults = {"version": 2, "size": "M", "token_size": None, "depth": None, "heads": None}
     choices = {"version": (1, 2, 3), "size": tuple(SIZES)}
-    recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "gradient_clip": 1.0}
+    recipe = {
+        "optimizer": "adamw",
+        "learning_rate": 3e-4,
+        "weight_decay": 0.05,
+        "beta2": 0.98,
+        "gradient_clip": 1.0,
+        "warmup_share": 0.05,
+    }
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

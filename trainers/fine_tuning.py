@@ -34,6 +34,7 @@ class FineTuning(Trainer):
     )
     rate_share: PositiveFloat | None = None  # of the learning rate from scratch; None: 0.1 of SGD's, all of AdamW's
     warmup_steps: NonNegativeInt = 0
+    warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # its schedule has the warm-up
 
     def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Return the optimiser of training from scratch at the lower learning rate."""

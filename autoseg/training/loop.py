@@ -27,6 +27,7 @@ from autoseg.training.trainer import Trainer
 
 logger = logging.getLogger("autoseg.training")
 LOG_SECONDS = 5.0  # how often the loss is read from the device
+MOST_WARMUP = 0.5  # share of a run that the schedule leaves to a warm-up: what ends early is annealed, too
 
 
 @dataclass
@@ -176,10 +177,20 @@ def _clip(run: Fit, optimizer: torch.optim.Optimizer) -> None:
         torch.nn.utils.clip_grad_norm_(parameters, run.trainer.gradient_clip)
 
 
+def rate_factor(trainer: Trainer, step: int, progress: float) -> float:
+    """Return the factor of the learning rates at `step`: a linear rise, then the schedule over the rest of the run."""
+    per_step = progress / max(step, 1)  # share of the run that a step takes, by those made
+    if trainer.warmup_steps:
+        risen, share = (step + 1) / trainer.warmup_steps, min(MOST_WARMUP, per_step * trainer.warmup_steps)
+    elif trainer.warmup_share:
+        risen, share = (progress + per_step) / trainer.warmup_share, trainer.warmup_share
+    else:
+        return trainer.schedule(progress)
+    return trainer.schedule(max(0.0, (progress - share) / (1 - share))) * min(1.0, risen)
+
+
 def _set_rates(run: Fit, progress: float) -> None:
-    trainer = run.trainer
-    warmup = min(1.0, (run.progress.step + 1) / trainer.warmup_steps) if trainer.warmup_steps else 1.0
-    factor = trainer.schedule(progress) * warmup
+    factor = rate_factor(run.trainer, run.progress.step, progress)
     for name, optimizer in run.optimizers.items():
         if name not in run.base_rates:
             for group in optimizer.param_groups:

@@ -20,7 +20,7 @@ from typing import Any
 ADAPTIVE_BELOW = 20_000  # steps below which AdamW replaces nnU-Net's SGD
 SHORT_BELOW = 5_000  # steps below which images are neither mirrored nor warped
 USUAL_RATE = 6e-4  # of AdamW in long runs; the short recipes' rates are ten and five times as high
-OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "weight_decay")
+OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "beta2", "weight_decay", "warmup_share")
 FULL = {
     "optimizer": "sgd",
     "learning_rate": 0.01,
@@ -50,7 +50,8 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     """Return an architecture's own recipe as it suits a run whose common recipe (by its length) is `common`.
 
     A full run has it as published. In a shorter one AdamW's learning rate is raised as much as the common one is, at
-    most to that, and SGD gives way to the common optimiser; what is not about the optimiser stays.
+    most to that, the warm-up is the common one (`warmup_steps` go before `warmup_share`), and SGD gives way to the
+    common optimiser; what is not about the optimiser stays.
     """
     if common.get("optimizer", "sgd") != "adamw":
         return dict(own)

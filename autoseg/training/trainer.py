@@ -40,8 +40,10 @@ class Trainer:
     optimizer: Literal["sgd", "adamw"] = "sgd"
     learning_rate: PositiveFloat = 0.01
     momentum: Share = 0.99  # SGD only
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # AdamW only: decay of its mean of squared gradients
     weight_decay: NonNegativeFloat = 3e-5
-    warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps
+    warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps, then follows its schedule
+    warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # or over this share of the run, where those are 0
     gradient_clip: NonNegativeFloat = 12.0  # largest gradient norm; 0 switches clipping off
     batch_size: PositiveInt | None = None  # None: the plan's
     accumulate: PositiveInt = 1  # micro-batches per optimiser step; each has `batch_size` samples
@@ -96,10 +98,11 @@ class Trainer:
             return torch.optim.SGD(
                 parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=True
             )
-        return torch.optim.AdamW(parameters, self.learning_rate, weight_decay=self.weight_decay)
+        betas = (0.9, self.beta2)
+        return torch.optim.AdamW(parameters, self.learning_rate, betas, weight_decay=self.weight_decay)
 
     def schedule(self, progress: float) -> float:
-        """Return the factor of the learning rate at `progress` in [0, 1]; nnU-Net's polynomial."""
+        """Return the factor of the learning rate at `progress` in [0, 1] after warm-up; nnU-Net's polynomial."""
         return (1.0 - progress) ** 0.9
 
     # What it is trained on
