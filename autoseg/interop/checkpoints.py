@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy._core.multiarray import scalar
 
 from autoseg.errors import UserError
 
@@ -17,9 +16,10 @@ from autoseg.errors import UserError
 NUMBERS = ("Bool", "Int8", "UInt8", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64")
 NUMBERS = (*NUMBERS, "Float16", "Float32", "Float64")
 REFUSALS = ("GLOBAL", "allowlisted")  # what torch's careful reader says of things it will not make
+SCALAR = np.float64(0).__reduce__()[0]  # by which numpy's numbers are pickled; its module has another name in numpy 1
 ALLOWED = [
-    (scalar, "numpy._core.multiarray.scalar"),  # written by numpy 2
-    (scalar, "numpy.core.multiarray.scalar"),  # written by numpy 1
+    (SCALAR, "numpy._core.multiarray.scalar"),  # written by numpy 2
+    (SCALAR, "numpy.core.multiarray.scalar"),  # written by numpy 1
     np.dtype,
     *(getattr(np.dtypes, f"{name}DType") for name in NUMBERS),
 ]
