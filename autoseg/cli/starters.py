@@ -17,7 +17,9 @@ class CLASS(Trainer):
 
     def loss(self, logits, target):
         """Logits (B, K, *S) float, target (B, *S) int in 0..K-1 -> scalar."""
-        return dice_loss(logits, target) + focal_loss(logits, target, gamma=self.focal_gamma)
+        ignore = self.labels.ignore_index  # None in data sets without an ignore label
+        dice = dice_loss(logits, target, ignore_index=ignore)
+        return dice + focal_loss(logits, target, gamma=self.focal_gamma, ignore_index=ignore)
 '''
 
 PLANNER = '''"""What is planned differently, in one sentence. Source: authors year, arXiv:0000.00000."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -24,7 +27,8 @@ def dice_loss(
     logits (B, K, *S), target (B, *S) integer in 0..K-1 or `ignore_index`.
     """
     check_shapes(logits, target)
-    sums = softmax_sums(logits, target, _valid(target, ignore_index))
+    with told_outside(logits, target):
+        sums = softmax_sums(logits, target, _valid(target, ignore_index))
     return negative_dice(sums if background else without_background(sums), batch_dice=batch_dice, smooth=smooth)
 
 
@@ -44,7 +48,8 @@ def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_ind
     """
     check_shapes(logits, target)
     skipped = -100 if ignore_index is None else ignore_index
-    entropy = functional.cross_entropy(logits.float(), target.long(), ignore_index=skipped, reduction="none")
+    with told_outside(logits, target):
+        entropy = functional.cross_entropy(logits.float(), target.long(), ignore_index=skipped, reduction="none")
     if gamma:
         missing = (-torch.expm1(-entropy)).clamp_min(torch.finfo(entropy.dtype).tiny)  # keeps the slope finite at 0
         entropy = missing**gamma * entropy
@@ -61,6 +66,23 @@ def check_shapes(logits: Tensor, target: Tensor) -> None:
     """Raise a ValueError unless logits (B, K, *S) and target (B, *S) fit."""
     if logits.shape[:1] + logits.shape[2:] != target.shape:
         raise ValueError(f"logits {tuple(logits.shape)} need a target (B, *S), got {tuple(target.shape)}")
+
+
+@contextlib.contextmanager
+def told_outside(logits: Tensor, target: Tensor) -> Iterator[None]:
+    """Raise a ValueError where a step fails as the target has values without an output; costs nothing otherwise.
+
+    On a GPU torch notices later and stops the process; the message is that of the CPU.
+    """
+    try:
+        yield
+    except (IndexError, RuntimeError) as error:
+        if target.device.type != "cpu" or target.max() < logits.shape[1]:
+            raise
+        raise ValueError(
+            f"the target has the value {int(target.max())}, the outputs are for 0 to {logits.shape[1] - 1}; where the "
+            "data set has an ignore label, pass ignore_index=self.labels.ignore_index"
+        ) from error
 
 
 def _valid(target: Tensor, ignore_index: int | None) -> Tensor | None:

@@ -53,3 +53,11 @@ def test_the_example_of_the_readme(sample):
     loss.backward()
     assert loss.ndim == 0
     assert (logits.grad != 0).all()
+
+
+@pytest.mark.parametrize("loss", [dice_loss, cross_entropy_loss, focal_loss])
+def test_a_target_without_an_output_is_told(loss):
+    logits, target = torch.zeros(1, 3, 4, 4), torch.full((1, 4, 4), 3)
+    with pytest.raises(ValueError, match=r"value 3, the outputs are for 0 to 2.*ignore_index=self\.labels"):
+        loss(logits, target)
+    assert torch.isfinite(loss(logits, target, ignore_index=3))
