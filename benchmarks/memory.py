@@ -58,9 +58,9 @@ def measure(name: str, size: str, device: str) -> dict:
     architecture = plugins.load("architecture", name)
     spec = make_spec(architecture, dims, patch, features, stages)
     precision = "bf16" if device == "cuda" else "fp32"
-    estimate = trace_training(architecture, spec, batch, precision=precision, optimizer="adamw").peak
-    conv = (torch.nn.Conv2d, torch.nn.Conv3d)[dims - 2](1, 2, 3)  # oneDNN's own libraries are loaded before
-    conv(torch.zeros(1, 1, *(8,) * dims)).sum().backward()
+    conv = (torch.nn.Conv2d, torch.nn.Conv3d)[dims - 2](1, 3, 3)  # what a first step loads is loaded before
+    training_loss(conv(torch.zeros(1, 1, *(8,) * dims)), torch.zeros(1, *(6,) * dims, dtype=torch.long)).backward()
+    make_optimizer("adamw", list(conv.parameters())).step()
     before = _resident() if device == "cpu" else 0
     network = architecture(spec).to(device).train()
     if device == "cpu":
@@ -78,6 +78,7 @@ def measure(name: str, size: str, device: str) -> dict:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
     peak = torch.cuda.max_memory_allocated() if device == "cuda" else _peak_resident() - before
+    estimate = trace_training(architecture, spec, batch, precision=precision, optimizer="adamw").peak  # after measuring
     return {"architecture": name, "size": size, "patch": spec.patch_size, "batch": batch, "precision": precision,
             "estimate": estimate, "measured": peak}  # fmt: skip
 

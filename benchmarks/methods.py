@@ -1,6 +1,6 @@
 """Compare training methods at equal steps on hippocampus MRI: few labels, pretraining, distillation.
 
-    python benchmarks/methods.py [--only few_labels consistency pretraining ...] [--seeds 0 1 2]
+    python benchmarks/methods.py [--only few_labels consistency pretraining ...] [--seeds 0 1 2] [--data FOLDER]
 
 Every run is what a user types. Plans are `auto`'s, sized for 2 cores; `COMPARISONS` names configuration and steps. Fold
 0, scored on its 40 held-out cases, except for the distillation into one network: its teachers are the five folds of
@@ -29,7 +29,8 @@ SMALL, RESIDUAL = ("--plans", "small"), ("--plans", "residual")
 class Bench:
     """One workspace and the rows measured in it."""
 
-    def __init__(self, workspace: Path, configuration: str, steps: int, output: Path | None):
+    def __init__(self, data: Path, workspace: Path, configuration: str, steps: int, output: Path | None):
+        self.data = data.resolve()
         self.workspace, self.configuration, self.steps = workspace.resolve(), configuration, steps
         self.output = output
         self.rows: list[dict] = []
@@ -46,7 +47,9 @@ class Bench:
     def plan(self, name: str, *arguments: str) -> None:
         """Plan and preprocess under a name, if not done yet."""
         if not list(self.workspace.glob(f"preprocessed/*/plans/{name}.json")):
-            self.autoseg("plan-and-preprocess", str(DATA), "-c", self.configuration, "--plans-name", name, *arguments)
+            self.autoseg(
+                "plan-and-preprocess", str(self.data), "-c", self.configuration, "--plans-name", name, *arguments
+            )
 
     def train(self, comparison: str, arm: str, seed: int, *arguments: str, fold: str = "0", command: str = "train"):
         """Train one run; returns its folder and keeps its row."""
@@ -55,13 +58,13 @@ class Bench:
         given = ["--set", f"steps={self.steps}", "--set", "stop_on_collapse=false", *arguments]
         started = time.monotonic()
         said = self.autoseg(
-            command, str(DATA), self.configuration, *folds, "--seed", str(seed), "--name", name, "--json", *given
+            command, str(self.data), self.configuration, *folds, "--seed", str(seed), "--name", name, "--json", *given
         )
         record = json.loads(said)
         record = record[0] if isinstance(record, list) else record
         row = {"comparison": comparison, "arm": arm, "seed": seed, "steps": record["steps_done"]}
         row["seconds"] = round(time.monotonic() - started, 1)
-        if record.get("validation"):
+        if record.get("validation") and fold != "all":  # those cases were trained on
             row["dice"] = round(record["validation"]["foreground_dice"], 4)
         self.keep(row)
         return next(self.workspace.glob(f"results/*/{name}__*/fold_*"))
@@ -76,17 +79,21 @@ class Bench:
     def score(self, comparison: str, arm: str, seed: int) -> Path:
         """Choose the runs of one name, score their model on the test cases; returns a copy of it."""
         output, model = (self.workspace / f"{kind}_{comparison}_{arm}_{seed}" for kind in ("predictions", "model"))
-        chosen = self.autoseg("find-best", str(DATA), "--trainer", f"{comparison}.{arm}.{seed}", "--restart", "--json")
+        chosen = self.autoseg(
+            "find-best", str(self.data), "--trainer", f"{comparison}.{arm}.{seed}", "--restart", "--json"
+        )
         shutil.rmtree(model, ignore_errors=True)
         shutil.copytree(json.loads(chosen)["model"], model)
-        self.autoseg("predict", "-m", str(model), "-i", str(DATA / "imagesTs"), "-o", str(output), "--restart")
-        self.autoseg("evaluate", str(output), str(DATA / "labelsTs"), "--dataset-json", str(DATA / "dataset.json"))
+        self.autoseg("predict", "-m", str(model), "-i", str(self.data / "imagesTs"), "-o", str(output), "--restart")
+        self.autoseg(
+            "evaluate", str(output), str(self.data / "labelsTs"), "--dataset-json", str(self.data / "dataset.json")
+        )
         found = json.loads((output / "summary.json").read_text())["foreground_mean"]["dice"]
         self.keep({"comparison": comparison, "arm": arm, "seed": seed, "test dice": round(found, 4)})
         return model
 
 
-def seconds_per_case(models: Mapping[str, Path]) -> dict[str, float]:
+def seconds_per_case(data: Path, models: Mapping[str, Path]) -> dict[str, float]:
     """Return the median CPU seconds that each model takes for a test case, all models in turn on every case."""
     import SimpleITK
 
@@ -94,7 +101,7 @@ def seconds_per_case(models: Mapping[str, Path]) -> dict[str, float]:
 
     predictors = {name: autoseg.Predictor.load(model) for name, model in models.items()}
     spent: dict[str, list[float]] = {name: [] for name in models}
-    for file in sorted((DATA / "imagesTs").glob("*.nii.gz")):
+    for file in sorted((data / "imagesTs").glob("*.nii.gz")):
         image = SimpleITK.ReadImage(str(file), SimpleITK.sitkFloat32)
         array, spacing = SimpleITK.GetArrayFromImage(image)[None], image.GetSpacing()[::-1]
         for name, predictor in predictors.items():
@@ -140,16 +147,17 @@ def self_distillation(bench: Bench, seeds: list[int]) -> None:
 
 
 def distillation(bench: Bench, seeds: list[int]) -> None:
-    """One student of the ensemble of five folds that teaches it."""
+    """One student of the ensemble of five folds that teaches it, as wide as they are and half as wide."""
     bench.plan("small", "--time-budget", "6m")
     for fold in range(5):
         teachers = bench.train("distillation", "teacher", 0, *SMALL, fold=str(fold)).parent
     models = {"teacher": bench.score("distillation", "teacher", 0)}
     for seed in seeds:
-        for arm, given in (("student", ("--trainer", "distillation", "--set", f"teacher={teachers}")), ("alone", ())):
+        taught = ("--trainer", "distillation", "--set", f"teacher={teachers}")
+        for arm, given in {"student": taught, "half_student": (*taught, "--set", "width=0.5"), "alone": ()}.items():
             bench.train("distillation", arm, seed, *SMALL, *given, fold="all")
             models[arm] = bench.score("distillation", arm, seed)
-    bench.keep({"comparison": "distillation", "CPU seconds per case": seconds_per_case(models)})
+    bench.keep({"comparison": "distillation", "CPU seconds per case": seconds_per_case(bench.data, models)})
 
 
 COMPARISONS = {
@@ -166,13 +174,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(COMPARISONS), default=list(COMPARISONS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--data", type=Path, default=DATA, help="a raw folder of hippocampus MRI")
     parser.add_argument("--workspace", type=Path, default=Path("autoseg_methods"))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     for name in options.only:
         compare, configuration, steps = COMPARISONS[name]
         output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
-        compare(Bench(options.workspace, configuration, steps, output), options.seeds)
+        compare(Bench(options.data, options.workspace, configuration, steps, output), options.seeds)
 
 
 if __name__ == "__main__":
