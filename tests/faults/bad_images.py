@@ -187,7 +187,7 @@ IMAGES = {
         ),
         "outside",
     ),
-    "a truncated PNG": (lambda d: d.only(".png", lambda path: cut(path, picture)), "cannot be read"),
+    "a truncated PNG": (lambda d: d.only(".png", lambda path: cut(path, picture)), "truncated"),
     "a truncated JPG": (lambda d: d.only(".jpg", lambda path: cut(path, picture)), "truncated"),
     "a truncated TIFF": (lambda d: d.only(".tif", lambda path: cut(path, picture)), "cannot be read"),
     "a truncated BMP": (lambda d: d.only(".bmp", lambda path: cut(path, picture)), "truncated"),
