@@ -147,19 +147,15 @@ def test_a_disk_that_is_full_at_a_checkpoint(place, tmp_path, disk, call):
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def predict(tiny, folder):
+    """Return images, and the command that segments them into `out`."""
+    images = copied_images(tiny, folder / "images")
+    model = write_model(folder / "model")
+    return images, ["predict", "-i", images, "-o", folder / "out", "-m", model, "--device", "cpu"]
+
+
 def test_a_disk_that_is_full_when_predicting(tiny, tmp_path, disk, call, monkeypatch):
-    images = copied_images(tiny, tmp_path / "images")
-    command = [
-        "predict",
-        "-i",
-        images,
-        "-o",
-        tmp_path / "out",
-        "-m",
-        write_model(tmp_path / "model"),
-        "--device",
-        "cpu",
-    ]
+    images, command = predict(tiny, tmp_path)
     small = disk(tmp_path / "out", 64)
     code, said = call(*command)
     assert code == 1
@@ -179,18 +175,7 @@ def test_a_disk_that_is_full_when_predicting(tiny, tmp_path, disk, call, monkeyp
 
 
 def test_a_read_only_disk(tiny, tmp_path, disk, call, place):
-    images = copied_images(tiny, tmp_path / "images")
-    command = [
-        "predict",
-        "-i",
-        images,
-        "-o",
-        tmp_path / "out",
-        "-m",
-        write_model(tmp_path / "model"),
-        "--device",
-        "cpu",
-    ]
+    _, command = predict(tiny, tmp_path)
     disk(tmp_path / "out", 65536, "ro")
     code, said = call(*command)
     assert code == 1
