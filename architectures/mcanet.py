@@ -13,9 +13,10 @@ Options: size ("T", default, "S", "B"), width (channels of the first stage), nor
 3D is the description's extension: strips and attention along every axis, but one that the plan leaves alone at first;
 an axis is fed by the strips along the next one, in 2D as published, and takes the sum of the others as queries.
 
-Left out: temperatures that nothing uses (8 parameters), the head's tenfold learning rate. The encoder of SegNeXt,
-pretrained on ImageNet, starts ours: `train --pretrained FILE` (2D); without, all weights are drawn.
-Recipe, used unless others are given: AdamW, 5e-4 as for random weights (6e-5 for pretrained), weight decay 0.01.
+Left out: temperatures that nothing uses (8 parameters). The encoder of SegNeXt, pretrained on ImageNet, starts ours:
+`train --pretrained FILE` (2D); without, all weights are drawn.
+Recipe, used unless others are given: AdamW, 5e-4 for random weights, 6e-5 for pretrained ones, ten times that for the
+head (in full runs), weight decay 0.01, on norms, too, which the authors leave out.
 
 Parameters with three channels, one output: published T 4 047 401, here 4 047 393.
 """
@@ -48,6 +49,8 @@ RATIOS = (8, 8, 4, 4)  # of the perceptrons' hidden layers
 STRIPS = (7, 11, 21)
 HEADS, GROUPS = 8, 32
 SCALE = 0.01  # of residual branches at the start
+PRETRAINED_RATE = 6e-5  # published learning rate of a pretrained encoder
+HEAD_FACTOR = 10.0  # of the head's learning rate
 MODES = {2: "bilinear", 3: "trilinear"}
 
 
@@ -67,7 +70,7 @@ class MCANet(Architecture):
 
     defaults = {"size": "T", "width": None, "norm": None, "drop_path": 0.1, "dropout": 0.1}
     choices = {"size": tuple(SIZES), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 0.01}
+    recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "own_rates": True, "weight_decay": 0.01}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
@@ -106,6 +109,11 @@ class MCANet(Architecture):
             "options": {**options, "width": width, "norm": options["norm"] or usual_norm(spec.dims)},
         }
         return spec.model_copy(update=update)
+
+    def rate_factors(self, *, pretrained: bool) -> dict[str, float]:
+        """Return those of encoder and head: published are 6e-5 for pretrained weights, and ten times that."""
+        encoder = PRETRAINED_RATE / self.recipe["learning_rate"] if pretrained else 1.0
+        return {"stages.": encoder, "head.": HEAD_FACTOR * encoder}
 
     def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of SegNeXt's MSCAN are the encoder's."""

@@ -12,9 +12,9 @@ patch embedding of their own. Plans with fewer channels than nnU-Net's 32 get fe
 Options: size (S, B, L), token_size, depth and heads in place of the size's, taps ("multi", or "last": the baseline),
 storage_tokens (4), qkv_bias (false), drop_path (0.2).
 
-Authors: AdamW, betas 0.9 and 0.98, weight decay 0.05, learning rate 3e-4 from scratch (used unless others are given),
-3e-5 for a pretrained encoder, gradient clip 12, linear decay. `train --pretrained FILE` takes the released teacher, of
-size B with tokens of 16. The mask token is no trainable parameter here.
+Authors: AdamW, betas 0.9 and 0.98, weight decay 0.05, learning rate 3e-4, 3e-5 for a pretrained encoder (in full runs),
+gradient clip 12 (its recipe, used unless others are given); linear decay. `train --pretrained FILE` takes the released
+teacher, of size B with tokens of 16. The mask token is no trainable parameter here.
 Parameters with 14 outputs: published 110 720 846 with the mask token of 768, here 110 720 078 and that token.
 """
 
@@ -37,6 +37,7 @@ USUAL_WIDTH = 32  # of nnU-Net's first stage, which the sizes are meant for
 RGB = 3
 SLOPE = 0.01  # that the decoder's first weights are drawn for
 TOKENS = (2, 4, 8, 16)
+PRETRAINED_FACTOR = 0.1  # of the learning rate of an encoder with pretrained weights
 
 
 class Size(NamedTuple):
@@ -61,7 +62,10 @@ class MedDINOv3(Architecture):
     choices = {
         "size": tuple(SIZES), "token_size": (None, *TOKENS), "taps": ("multi", "last"), "qkv_bias": (False, True),
     }  # fmt: skip
-    recipe = {"optimizer": "adamw", "learning_rate": 3e-4, "weight_decay": 0.05, "beta2": 0.98, "gradient_clip": 12.0}
+    recipe = {
+        "optimizer": "adamw", "learning_rate": 3e-4, "own_rates": True, "weight_decay": 0.05, "beta2": 0.98,
+        "gradient_clip": 12.0,
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
@@ -91,6 +95,10 @@ class MedDINOv3(Architecture):
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
         """Return the token size."""
         return (spec.options.get("token_size") or token_size(spec),) * 2
+
+    def rate_factors(self, *, pretrained: bool) -> dict[str, float]:
+        """Return that of a pretrained encoder: published are 3e-5, and 3e-4 for the decoder."""
+        return {"backbone.": PRETRAINED_FACTOR} if pretrained else {}
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return the patch tokens of the tapped blocks, (B, F, *S / token) each, for x (B, C, *S)."""

@@ -62,6 +62,7 @@ class MSDualGuided(Architecture):
     defaults = {"backbone": "plan", "width": None, "first": None, "norm": None}
     choices = {"backbone": ("plan", "resnext101"), "norm": (None, *NORMS)}
     recipe = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.0}  # AdamW without decay is Adam
+    trainer = "guided_attention"
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -6,9 +6,14 @@ The Python API is loaded on first use, so that `import autoseg` stays cheap.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# torch then asks Linux for large pages: a network that allocates much is up to 1.7 times as fast on a CPU. It reads this
+# at its first tensor; worker processes inherit it.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PLACES = {
     "UserError": "autoseg.errors",

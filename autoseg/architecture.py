@@ -21,6 +21,7 @@ class Architecture(nn.Module):
 
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     recipe: ClassVar[Mapping[str, Any]] = {}  # trainer settings that the network needs, where its authors name some
+    trainer: ClassVar[str | None] = None  # name of the trainer that its authors' method needs; None: the supervised one
     defaults: ClassVar[Mapping[str, Any]] = {}  # the options that `spec.options` may set
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # what an option may be, where that is a short list
 
@@ -61,6 +62,13 @@ class Architecture(nn.Module):
         None: nnU-Net's, halved from one resolution to the next. An output of full resolution keeps the full target.
         """
         return None
+
+    def rate_factors(self, *, pretrained: bool) -> Mapping[str, float]:
+        """Return {start of parameter names: factor of the learning rate}; the first that fits counts, else it is 1.
+
+        The trainer's setting `own_rates` asks for it; a recipe sets that. `pretrained`: the run starts from weights.
+        """
+        return {}
 
     def takes_regions(self) -> bool:
         """Return whether outputs can be activated one by one, as overlapping regions need; else by softmax only."""

@@ -106,7 +106,8 @@ class DualSelfDistillation(Trainer):
 
     def build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         """Return one optimiser for network and heads."""
-        return {"network": self.make_optimizer([*modules["network"].parameters(), *modules["heads"].parameters()])}
+        heads = {"params": list(modules["heads"].parameters())}
+        return {"network": self.make_optimizer([*self.parameter_groups(modules["network"]), heads])}
 
 
 class Heads(nn.Module):

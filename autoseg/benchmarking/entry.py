@@ -13,7 +13,17 @@ from autoseg.benchmarking.children import Outcome, Task
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.judging import conclude
 from autoseg.benchmarking.lock import alone
-from autoseg.benchmarking.matrix import Entry, Plugin, Run, distinct, entries_of, find_all, runs_of
+from autoseg.benchmarking.matrix import (
+    USUAL_TRAINER,
+    Entry,
+    Plugin,
+    Run,
+    distinct,
+    entries_of,
+    find_all,
+    named_trainers,
+    runs_of,
+)
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import RECIPES, Record
@@ -68,8 +78,7 @@ def benchmark(
     name, folder = _place(question, name, output, place)
     devices = tuple(question.device.split(","))
     jobs = jobs or len(devices)
-    architectures, broken, trainers = _competitors(question, place)
-    entries = entries_of(question, architectures, trainers)
+    entries, broken = _competitors(question, place)
     references = [_lasting(reference, place) for reference in question.datasets]
     datasets = [open_dataset(reference, place) for reference in references]
     with alone(folder):
@@ -100,10 +109,9 @@ def dry_run(
 
     place = place_of(workspace)
     name, folder = _place(question, name, output, place)
-    architectures, broken, trainers = _competitors(question, place)
+    entries, broken = _competitors(question, place)
     for missing, reason in broken.items():
         log.warning("%s is left out: %s", missing, reason)
-    entries = entries_of(question, architectures, trainers)
     record = Record.open(folder, name, question.fixed(), threads=1)
     found = []
     for reference in question.datasets:
@@ -119,13 +127,19 @@ def _place(question: Question, name: str | None, output: Path | None, place: Wor
     return name, (output or place.root / "benchmarks" / name).resolve()
 
 
-def _competitors(question: Question, place: Workspace) -> tuple[list[Plugin], dict[str, str], list[Plugin]]:
-    """Return networks, those that cannot be loaded, and trainers."""
+def _competitors(question: Question, place: Workspace) -> tuple[list[Entry], dict[str, str]]:
+    """Return the competitors, and {name: reason} of networks that cannot be loaded.
+
+    A network is trained by the trainer that it names in its own recipe only, and only where the question names none.
+    """
     architectures, broken = find_all("architecture", question.architectures, place.root)
-    trainers, unusable = find_all("trainer", question.trainers, place.root)
+    trainers, unusable = find_all("trainer", question.trainers or (USUAL_TRAINER,), place.root)
     if unusable:
         raise UserError(next(iter(unusable.values())))
-    return architectures, broken, trainers
+    named: dict[str, Plugin] = {}
+    if not question.trainers and question.recipes != "common":
+        named = named_trainers(architectures, place.root)
+    return entries_of(question, architectures, trainers, named), broken
 
 
 def _work(question: Question, datasets: Mapping[str, Dataset], entries: Sequence[Entry], means: Means) -> list[str]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from autoseg.benchmarking.configuration import configuration_of, dims_of
 from autoseg.benchmarking.matrix import Entry, distinct
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import Record
 from autoseg.errors import UserError
 from autoseg.raw import Dataset, split_of
-from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
 START_SECONDS = 10.0  # of a process: imports, opening, writing
@@ -91,14 +91,9 @@ def estimate(
 
 
 def _served(question: Question, dataset: Dataset, entries: Sequence[Entry], workspace: Workspace) -> list[Entry]:
-    """Return the entries whose network serves the data, as far as the data are known without reading them."""
-    from autoseg.fingerprinting import FINGERPRINT_FILE
-
-    dims = None if question.configuration is None else 2 if question.configuration == "2d" else 3
-    file = workspace.preprocessed_folder(dataset.name) / FINGERPRINT_FILE
-    if dims is None and file.is_file():
-        dims = 2 if statistics.median(shape[0] for shape in read_json(file)["shapes_after_crop"]) == 1 else 3
-    return [entry for entry in entries if dims is None or dims in entry.architecture.kind.dims]
+    """Return the entries whose network serves the data; without a fingerprint the first image's header tells."""
+    dims = dims_of(configuration_of(question, dataset, workspace))
+    return [entry for entry in entries if dims in entry.architecture.kind.dims]
 
 
 def _training(question: Question, record: Record, dataset: str, entry: Entry) -> tuple[float, int | None, str]:

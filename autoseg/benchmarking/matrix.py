@@ -90,11 +90,40 @@ def find_all(kind: plugins.Kind, references: Sequence[str], root: Path) -> tuple
     return list(loaded.values()), broken
 
 
-def entries_of(question: Question, architectures: Sequence[Plugin], trainers: Sequence[Plugin]) -> list[Entry]:
-    """Return the competitors; where nobody chose a recipe, own and common are the same and one entry."""
+def named_trainers(architectures: Sequence[Plugin], root: Path) -> dict[str, Plugin]:
+    """Return {name: trainer} of the trainers that networks name as their authors' own; one not there is a UserError."""
+    named: dict[str, Plugin] = {}
+    for architecture in architectures:
+        name = architecture.kind.trainer
+        if name is None or name in named:
+            continue
+        try:
+            loaded, broken = find_all("trainer", [name], root)
+        except UserError as error:
+            raise UserError(
+                f"architecture {architecture.name!r} names the trainer {name!r}: {error.what}",
+                where=error.where, mend="correct its attribute `trainer`, or choose one for all: --trainers supervised",
+            ) from None  # fmt: skip
+        if broken:
+            raise UserError(f"the trainer that architecture {architecture.name!r} names: {broken[name]}")
+        named[name] = loaded[0]
+    return named
+
+
+def entries_of(
+    question: Question,
+    architectures: Sequence[Plugin],
+    trainers: Sequence[Plugin],
+    named: Mapping[str, Plugin] | None = None,
+) -> list[Entry]:
+    """Return the competitors; where nobody chose a recipe, own and common are the same and one entry.
+
+    `named`: trainers that networks name; in its own recipe such a network is trained by its own.
+    """
     from autoseg.training import Trainer
 
-    for trainer in trainers:
+    named = named or {}
+    for trainer in (*trainers, *named.values()):
         if not trainer.kind.needs_labels:
             raise UserError(
                 f"trainer {trainer.name!r} is a pretraining method and predicts no labels", mend="leave it out"
@@ -102,10 +131,10 @@ def entries_of(question: Question, architectures: Sequence[Plugin], trainers: Se
     entries = []
     for trainer in trainers:
         for architecture in architectures:
-            kinds = ["common"]
-            if own_settings(architecture.kind, trainer.kind, Trainer):
+            kinds, own = ["common"], named.get(architecture.kind.trainer, trainer)
+            if own.name != trainer.name or own_settings(architecture.kind, own.kind, Trainer):
                 kinds = ["own", "common"] if question.recipes == "both" else [question.recipes]
-            entries += [Entry(architecture, trainer, kind) for kind in kinds]
+            entries += [Entry(architecture, own if kind == "own" else trainer, kind) for kind in kinds]
     return entries
 
 

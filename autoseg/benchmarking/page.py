@@ -51,7 +51,8 @@ _HOW = (
 )
 
 _OWN = (
-    "What a method's own recipe sets otherwise than the common one. It is as published in runs of 20,000 steps and "
+    "What a method's own recipe sets otherwise than the common one, and its trainer: where no trainers were asked for, "
+    "the one that has the loss of the network's authors. The recipe is as published in runs of 20,000 steps and "
     "more. In shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD "
     "gives way to the common optimiser: published rates are meant for long runs."
 )

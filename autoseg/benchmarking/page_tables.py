@@ -148,7 +148,7 @@ def plan_table(record: Record) -> str:
 
 
 def recipe_table(record: Record) -> str:
-    """Return one row per data set and method with a recipe of its own: what it sets otherwise than the common one."""
+    """Return one row per data set and method with a recipe of its own: its trainer, and what it sets otherwise."""
     rows = []
     for dataset, data in record["datasets"].items():
         for key, entry in record["entries"].items():
@@ -159,5 +159,6 @@ def recipe_table(record: Record) -> str:
             names = [name for name in own if own[name] != common.get(name) and name != "warmup_steps"]
             shown = ", ".join(f"{name}={own[name]}" for name in names) or "nothing"
             left = [name for name in common if name not in own]
-            rows.append([label(dataset), label(entry["name"]), label(shown), label(", ".join(left))])
-    return table(["data set", "method", "sets", "leaves to the trainer"], rows, sortable=True)
+            shown_left = label(", ".join(left))
+            rows.append([label(dataset), label(entry["name"]), label(entry["trainer"]), label(shown), shown_left])
+    return table(["data set", "method", "trainer", "sets", "leaves to the trainer"], rows, sortable=True)

@@ -11,6 +11,7 @@ from typing import Any
 
 from autoseg.benchmarking.budget import Budget
 from autoseg.benchmarking.children import Outcome, Task, carry_out
+from autoseg.benchmarking.configuration import configuration_of, dims_of
 from autoseg.benchmarking.matrix import Entry, Plugin, content_of, distinct
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.recipes import as_toml
@@ -21,7 +22,6 @@ from autoseg.raw import Dataset, make_splits
 from autoseg.storage import write_text
 from autoseg.workspace import Workspace
 
-USUAL = ("3d_fullres", "2d")
 log = logging.getLogger(__name__)
 
 
@@ -66,7 +66,7 @@ class Field:
     @property
     def dims(self) -> int:
         """Return the dimensions that a network must serve."""
-        return 2 if self.configuration == "2d" else 3
+        return dims_of(self.configuration)
 
 
 def make_field(question: Question, dataset: Dataset, reference: str, means: Means) -> Field:
@@ -75,21 +75,9 @@ def make_field(question: Question, dataset: Dataset, reference: str, means: Mean
     from autoseg.training.folds import parse_folds
 
     folds = parse_folds(question.folds, len(make_splits(dataset, workspace=means.workspace)))
-    if question.plans is not None:
-        file = means.workspace.plans_file(dataset.name, question.plans)
-        if not file.is_file():
-            raise UserError(
-                f"there are no plans {question.plans!r} for {dataset.name}", where=file,
-                mend="run: autoseg plan-and-preprocess, or leave --plans out",
-            )  # fmt: skip
-        known = Plans.read(file).configurations
-        name = question.configuration or next((one for one in USUAL if one in known), next(iter(known)))
-        if name not in known:
-            raise UserError(f"plans {question.plans!r} have no configuration {name!r}", mend=f"use: {', '.join(known)}")
-        return Field(dataset, reference, name, tuple(folds))
-    measured = fingerprint(dataset, means.workspace, workers=means.workers)
-    flat = statistics.median(shape[0] for shape in measured.shapes_after_crop) == 1
-    return Field(dataset, reference, question.configuration or ("2d" if flat else "3d_fullres"), tuple(folds))
+    if question.plans is None:
+        fingerprint(dataset, means.workspace, workers=means.workers)
+    return Field(dataset, reference, configuration_of(question, dataset, means.workspace), tuple(folds))
 
 
 def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], means: Means) -> None:

@@ -21,7 +21,7 @@ class Question:
     datasets: tuple[str, ...]
     architectures: tuple[str, ...]
     budget: Budget
-    trainers: tuple[str, ...] = ("supervised",)
+    trainers: tuple[str, ...] = ()  # none: supervised, and in own recipes the trainer that a network's authors need
     recipes: Recipes = "both"
     folds: str = "0"
     seeds: int = 3

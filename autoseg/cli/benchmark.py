@@ -28,12 +28,19 @@ def benchmark(
     ] = None,
     trainers: Annotated[
         list[str] | None,
-        typer.Option("--trainers", metavar="NAME|FILE", help="Default: supervised.", show_default=False),
+        typer.Option(
+            "--trainers",
+            metavar="NAME|FILE",
+            help="Default: supervised; own recipes take the one that a network needs.",
+            show_default=False,
+        ),
     ] = None,
     recipes: Annotated[
         str,
         typer.Option(
-            "--recipes", metavar="own|common|both", help="The optimiser settings of each method's authors, or the same."
+            "--recipes",
+            metavar="own|common|both",
+            help="Optimiser settings and trainer of each method's authors, or the same.",
         ),
     ] = "both",
     equal: Annotated[
@@ -121,7 +128,7 @@ def benchmark(
     question = Question(
         datasets=tuple(datasets),
         architectures=tuple(architectures or ()),
-        trainers=tuple(trainers or ("supervised",)),
+        trainers=tuple(trainers or ()),
         recipes=recipes,  # type: ignore[arg-type]
         budget=Budget.parse(equal, budget),
         folds=folds,

@@ -1,4 +1,7 @@
-"""Applies the post-processing steps that selection found useful. Source: card "nnU-Net", section 11."""
+"""Applies the post-processing steps that selection found useful.
+
+Source: keeping the largest component, Isensee et al. 2021 (nnU-Net).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Logits on the preprocessed grid -> any slab of the original grid, slab by slab, never as a whole.
 
-Order 1 along every axis, order 0 along the axis that is resampled separately (card "nnU-Net", sections 6 and 10).
-Everything is linear per axis, so a slab needs only the few input slices that reach into it.
+Order 1 along every axis, order 0 along the axis that is resampled separately. Source: resampling of predictions and
+of anisotropic images, Isensee et al. 2021 (nnU-Net v2 rules). Everything is linear per axis, so a slab needs only the
+few input slices that reach into it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""Where tiles stand and how they are weighted. Source: card "nnU-Net", section 10 (Isensee et al. 2021)."""
+"""Where tiles stand and how they are weighted.
+
+Source: overlapping tiles and their Gaussian weights, Isensee et al. 2021 (nnU-Net v2 rules).
+"""
 
 from __future__ import annotations
 

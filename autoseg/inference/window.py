@@ -1,7 +1,8 @@
 """Sliding-window prediction of one preprocessed volume: tiles x mirrors x folds in batches, Gaussian-weighted mean.
 
-Source: card "nnU-Net", section 10. Logits are averaged over mirrors, folds and tiles. Deviations: the Gaussian stays in
-separable factors (see `tiles`), and the mean is kept in float32 where nnU-Net keeps float16.
+Source: sliding-window prediction with mirroring, Isensee et al. 2021 (nnU-Net v2 rules). Logits are averaged over
+mirrors, folds and tiles. Deviations: the Gaussian stays in separable factors (see `tiles`), and the mean is kept in
+float32 where nnU-Net keeps float16.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Which "keep the largest component" rules help on the pooled cross-validation predictions.
 
-Source: Isensee et al. 2021, the card's section 11: (a) the union of all foreground: accepted if the foreground mean
-Dice strictly increases and no class gets worse; (b) then every class in order, from the result accepted so far:
-accepted if its mean Dice strictly increases (and, which matters for regions only, none gets worse).
+Source: the choice of post-processing, Isensee et al. 2021 (nnU-Net v2 rules): (a) the union of all foreground:
+accepted if the foreground mean Dice strictly increases and no class gets worse; (b) then every class in order, from the
+result accepted so far: accepted if its mean Dice strictly increases (and, which matters for regions only, none gets
+worse).
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ class RunContext:
     previous_stage: str | None = None  # name of the stored label maps of the previous stage, for a cascade
     rank: int = 0  # this process among `processes`
     processes: int = 1
+    pretrained: bool = False  # the run starts from given weights
 
     def case(self, case_id: str) -> Case:
         """Return the raw case of an id."""

@@ -20,7 +20,7 @@ from typing import Any
 ADAPTIVE_BELOW = 20_000  # steps below which AdamW replaces nnU-Net's SGD
 SHORT_BELOW = 5_000  # steps below which images are neither mirrored nor warped
 USUAL_RATE = 6e-4  # of AdamW in long runs; the short recipes' rates are ten and five times as high
-OF_OPTIMIZER = ("optimizer", "learning_rate", "momentum", "beta2", "weight_decay", "warmup_share")
+OF_OPTIMIZER = ("optimizer", "learning_rate", "own_rates", "momentum", "beta2", "weight_decay", "warmup_share")
 FULL = {
     "optimizer": "sgd",
     "learning_rate": 0.01,
@@ -51,7 +51,8 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
 
     A full run has it as published. In a shorter one AdamW's learning rate is raised as much as the common one is, at
     most to that, the warm-up is the common one (`warmup_steps` go before `warmup_share`), and SGD gives way to the
-    common optimiser; what is not about the optimiser stays.
+    common optimiser; what is not about the optimiser stays. Rates of single parts belong to the published rate: where
+    that is raised, all parts have it.
     """
     if common.get("optimizer", "sgd") != "adamw":
         return dict(own)
@@ -59,7 +60,8 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in own.items() if name not in OF_OPTIMIZER}
     highest = common["learning_rate"]
     rate = min(highest, own.get("learning_rate", highest) * highest / USUAL_RATE)
-    return {**own, "learning_rate": float(f"{rate:.3g}")}
+    raised: dict[str, Any] = {**own, "learning_rate": float(f"{rate:.3g}")}
+    return {**raised, "own_rates": False} if "own_rates" in own else raised
 
 
 def length_of(steps: int) -> int:

@@ -295,6 +295,7 @@ class _Training:
             training_cases=training, validation_cases=tuple(case for case in split["val"] if case in stored),
             unlabelled_cases=unlabelled, fold=fold, folder=folder, device=self.device, seed=self.seed,
             workspace_root=self.workspace.root, previous_stage=previous, processes=self.processes,
+            pretrained=self.pretrained is not None,
         )  # fmt: skip
 
     def _options(self, seconds: float | None) -> RunOptions:

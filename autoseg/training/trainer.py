@@ -10,6 +10,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
+from autoseg.architecture import Architecture
 from autoseg.batches import Batch, HiddenLabels, PatchStream, StreamSettings
 from autoseg.batches.augmentation.parameters import Level
 from autoseg.errors import UserError
@@ -41,6 +42,7 @@ class Trainer:
     learning_rate: PositiveFloat = 0.01
     momentum: Share = 0.99  # SGD only
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # AdamW only: decay of its mean of squared gradients
+    own_rates: bool = False  # parts of a network learn at the multiples of the learning rate that its authors chose
     weight_decay: NonNegativeFloat = 3e-5
     warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps, then follows its schedule
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # or over this share of the run, where those are 0
@@ -90,7 +92,18 @@ class Trainer:
 
     def build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         """Return named optimisers; the learning rate of each group is multiplied by `schedule`."""
-        return {"network": self.make_optimizer(modules["network"].parameters())}
+        return {"network": self.make_optimizer(self.parameter_groups(modules["network"]))}
+
+    def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
+        """Return the network's parameters with their learning rates: one group, or with `own_rates` one per factor."""
+        factors: Mapping[str, float] = {}
+        if self.own_rates and isinstance(network, Architecture):
+            factors = network.rate_factors(pretrained=self.context.pretrained)
+        groups: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in network.named_parameters():
+            factor = next((factor for start, factor in factors.items() if name.startswith(start)), 1.0)
+            groups.setdefault(factor, []).append(parameter)
+        return [{"params": part, "lr": factor * self.learning_rate} for factor, part in groups.items()]
 
     def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Return the chosen optimiser over `parameters`."""

@@ -305,3 +305,61 @@ def test_what_is_no_budget(equal, text):
 def test_operations_that_were_not_counted():
     with pytest.raises(UserError, match="--equal time"):
         Budget("flops", 1e9).steps({"step_flops": None})
+
+
+NAMING = '''from autoseg import register
+from autoseg.architecture import Architecture
+
+@register.architecture("mine")
+class Mine(Architecture):
+    """For a test."""
+
+    trainer = "superviced"
+'''
+
+
+@pytest.fixture
+def guided(monkeypatch):
+    """The network `ms_dual_guided`, whose authors train it by a loss of its own, can be played."""
+    monkeypatch.setitem(STEP_SECONDS, "ms_dual_guided", 0.4)
+    monkeypatch.setitem(DICE, "ms_dual_guided", 0.5)
+
+
+def test_own_recipes_take_the_trainer_that_a_network_names(campaign, players, guided):
+    done = campaign("plain_unet", "ms_dual_guided", recipes="both", seeds=1)
+    trainers = {entry["name"]: entry["trainer"] for entry in done.record["entries"].values()}
+    assert trainers == {
+        "ms_dual_guided": "supervised",
+        "ms_dual_guided + guided_attention (own recipe)": "guided_attention",
+        "plain_unet": "supervised",
+    }
+    assert {(row["recipe"], row["trainer"]) for row in rows(done) if row["architecture"] == "ms_dual_guided"} == {
+        ("common", "supervised"), ("own", "guided_attention")
+    }  # fmt: skip
+    page = (done.folder / "index.html").read_text(encoding="utf-8")
+    assert page.count("guided_attention</td>") == 1  # the column of the table of own recipes
+    own = campaign("plain_unet", "ms_dual_guided", recipes="own", seeds=1, name="own").record["entries"]
+    assert sorted(own) == ["ms_dual_guided-guided_attention-own", "plain_unet-supervised-common"]
+
+
+def test_the_trainers_asked_for_win_over_the_one_that_a_network_names(campaign, guided):
+    done = campaign("ms_dual_guided", trainers=("supervised",), recipes="own", seeds=1)
+    assert sorted(done.record["entries"]) == ["ms_dual_guided-supervised-own"]
+
+
+@pytest.mark.parametrize("recipes", ["own", "both"])
+def test_a_network_that_names_an_unknown_trainer(campaign, players, place, recipes):
+    (place.root / "architectures").mkdir()
+    (place.root / "architectures" / "mine.py").write_text(NAMING)
+    with pytest.raises(UserError, match=r"'mine' names the trainer 'superviced'.*did you mean supervised"):
+        campaign("mine", recipes=recipes)
+    assert players.told == []
+
+
+def test_the_trainer_that_a_network_names_is_not_looked_for_where_it_is_not_used(campaign, place, monkeypatch):
+    (place.root / "architectures").mkdir()
+    (place.root / "architectures" / "mine.py").write_text(NAMING)
+    monkeypatch.setitem(STEP_SECONDS, "mine", 0.1)
+    monkeypatch.setitem(DICE, "mine", 0.5)
+    assert campaign("mine", recipes="common", seeds=1).failures == {}
+    assert campaign("mine", trainers=("supervised",), seeds=1, name="given").failures == {}

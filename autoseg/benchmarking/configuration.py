@@ -1,0 +1,50 @@
+"""Which configuration of a data set is compared: the one asked for, else `3d_fullres`, or `2d` for 2D images."""
+
+from __future__ import annotations
+
+import statistics
+
+from autoseg.benchmarking.question import Question
+from autoseg.errors import UserError
+from autoseg.fingerprinting import FINGERPRINT_FILE
+from autoseg.plans import Plans
+from autoseg.raw import Dataset, read_geometry
+from autoseg.storage import read_json
+from autoseg.workspace import Workspace
+
+USUAL = ("3d_fullres", "2d")
+
+
+def configuration_of(question: Question, dataset: Dataset, workspace: Workspace) -> str:
+    """Return the name of the configuration; plans or a configuration that the question names win over the images."""
+    if question.plans is not None:
+        return _planned(question, dataset, workspace)
+    return question.configuration or ("2d" if is_flat(dataset, workspace) else "3d_fullres")
+
+
+def dims_of(configuration: str) -> int:
+    """Return the dimensions that a network must serve."""
+    return 2 if configuration == "2d" else 3
+
+
+def is_flat(dataset: Dataset, workspace: Workspace) -> bool:
+    """Return whether the images have one slice: by the fingerprint, or before there is one by the first header."""
+    file = workspace.preprocessed_folder(dataset.name) / FINGERPRINT_FILE
+    if file.is_file():
+        return statistics.median(shape[0] for shape in read_json(file)["shapes_after_crop"]) == 1
+    first = (*dataset.cases, *dataset.unlabelled)[0]  # mixed images are an error that `check` tells
+    return read_geometry(first.images[0]).size[0] == 1
+
+
+def _planned(question: Question, dataset: Dataset, workspace: Workspace) -> str:
+    file = workspace.plans_file(dataset.name, question.plans or "")
+    if not file.is_file():
+        raise UserError(
+            f"there are no plans {question.plans!r} for {dataset.name}", where=file,
+            mend="run: autoseg plan-and-preprocess, or leave --plans out",
+        )  # fmt: skip
+    known = Plans.read(file).configurations
+    name = question.configuration or next((one for one in USUAL if one in known), next(iter(known)))
+    if name not in known:
+        raise UserError(f"plans {question.plans!r} have no configuration {name!r}", mend=f"use: {', '.join(known)}")
+    return name
