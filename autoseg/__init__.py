@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
-# torch then asks Linux for large pages: a network that allocates much is up to 1.7 times as fast on a CPU. It reads this
+# torch then asks Linux for large pages: on a CPU, networks that allocate much take up to 1.7 times less. It reads this
 # at its first tensor; worker processes inherit it.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
