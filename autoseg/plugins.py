@@ -214,11 +214,9 @@ def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
             and isinstance(node.func, ast.Attribute)
             and node.func.attr == kind
             and _last_name(node.func.value) == "register"
-            and node.args
-            and isinstance(node.args[0], ast.Constant)
-            and isinstance(node.args[0].value, str)
         ):
-            names.append(node.args[0].value)
+            given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
+            names += [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
     return names
 
 

@@ -121,6 +121,13 @@ def test_kinds_do_not_mix(tmp_path, nothing_installed):
         find("trainer", "net")
 
 
+def test_a_name_given_by_keyword_counts(tmp_path, nothing_installed):
+    path = write(tmp_path / "mine.py")
+    path.write_text(path.read_text().replace('("mine")', '(name="mine")'))
+    assert 'name="mine"' in path.read_text()
+    assert load("trainer", f"{path}:mine").mark == "a"
+
+
 def test_file_reference(tmp_path, nothing_installed):
     path = write(tmp_path / "mine.py")
     assert load("trainer", str(path)).mark == "a"
