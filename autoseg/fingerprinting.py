@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +18,11 @@ from typing import Literal
 
 import numpy as np
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import CaseError, CasesFailed, UserError
 from autoseg.labels import Labels
 from autoseg.plans import ChannelIntensities, Frozen, parse
+from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.crop import Cropped
 from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
 from autoseg.preprocessing.value_sketch import ValueSketch, pool
@@ -96,9 +99,17 @@ def fingerprint(
         if known.input_hash == input_hash and not known.failed:
             return known
     cache = DecodedCache.of(workspace, dataset.name)
-    if restart:
-        cache.remove()
-    context = _Context(dataset.labels, len(dataset.channel_names), hashes, _cache_folder(cache, cases))
+    with alone_in(path.parent):
+        if restart:
+            cache.remove()
+        context = _Context(dataset.labels, len(dataset.channel_names), hashes, _cache_folder(cache, cases))
+        return _measured(dataset, cases, context, input_hash, path, workers)
+
+
+def _measured(
+    dataset: Dataset, cases: Sequence[Case], context: _Context, input_hash: str, path: Path, workers: int | None
+) -> Fingerprint:
+    """Examine the cases and write their fingerprint to `path`."""
     results = run_cases(
         partial(_examine, context),
         cases,
@@ -106,6 +117,7 @@ def fingerprint(
         workers=workers or default_workers(BYTES_PER_WORKER),
         progress="fingerprint",
         name_of=_case_id,
+        size_of=lambda case: file_bytes((*case.images, case.label)),
     )
     facts: dict[str, _Facts] = {}
     failures: list[CaseError] = []

@@ -24,6 +24,7 @@ LEFTOVERS = (
     ".replaced-",
 )  # what the names of unfinished files, and of folders on their way out, begin with
 LEFTOVER_SECONDS = 3600.0
+LONGEST_NAME = 80  # letters of a foreign name that a message repeats
 _SPACE = "free some space, then repeat the command: what is finished is kept"
 _PLACE = "choose another place, or ask for the right to use this one"
 WRITE_MENDS = {
@@ -100,16 +101,27 @@ def write_json(target: Path, content: Any, *, sealed: bool = False) -> None:
 def read_json(path: Path, *, editable: bool = False) -> Any:
     """Read a JSON file; one that is missing, broken, or other than its checksum says is a UserError that names it.
 
+    So is one with a name that stands twice in one object, of which others would take the last, and one with text that
+    cannot be written again (half a surrogate pair).
     Files that people may well change are `editable`: a checksum that does not match is then only a warning. The
     checksum is of the values, whatever the layout, and is no part of what is returned.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text, object_pairs_hook=_object)
+        if "\\u" in text:  # nothing else can hold halves of characters
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
         sound = not isinstance(content, dict) or _unseal(content)
     except FileNotFoundError:
         raise UserError("the file does not exist", where=path, mend="correct the path, or make the file anew") from None
     except OSError as error:
         raise UserError(f"the file cannot be read ({error.strerror})", where=path) from None
+    except _Twice as error:
+        mend = "keep one of the two"
+        raise UserError(f"the name {error} stands twice in one object", where=path, mend=mend) from None
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.end].encode("ascii", "backslashreplace").decode("ascii")
+        raise UserError(f"the text {half} is half a character", where=path, mend="write the character out") from None
     except (ValueError, RecursionError) as error:
         raise UserError(f"not valid JSON ({error})", where=path, mend="correct the file or make it anew") from None
     if not sound:
@@ -121,6 +133,19 @@ def read_json(path: Path, *, editable: bool = False) -> Any:
         if not editable:
             raise error
         log.warning("%s", error)
+    return content
+
+
+class _Twice(Exception):
+    """A name stands twice in one JSON object."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    content = dict(pairs)
+    if len(content) < len(pairs):
+        seen: set[str] = set()
+        name = next(name for name, _ in pairs if name in seen or seen.add(name))
+        raise _Twice(repr(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."))
     return content
 
 

@@ -130,7 +130,25 @@ def test_a_flipped_bit_of_a_sealed_file_is_told_or_changes_nothing(tmp_path_fact
 def test_half_a_character_is_no_crash(tmp_path):
     path = tmp_path / "a.json"
     path.write_text('{"a": "\\ud800", "autoseg_checksum": "x"}')
-    with pytest.raises(UserError, match="does not match its checksum"):
+    with pytest.raises(UserError, match=r"a\.json: the text \\ud800 is half a character"):
+        read_json(path)
+    path.write_text('{"a": "\\ud83d\\ude00"}')
+    assert read_json(path) == {"a": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ('{"a": 1, "b": {"x": 1, "y": 2, "x": 1}}', "'x'"),
+        ('{"labels": {}, "labels": {}}', "'labels'"),
+        ('{"\\ud800": 1, "\\ud800": 1}', r"'\\ud800'"),
+        ("{" + ", ".join(['"' + "l" * 5000 + '": 1'] * 2) + "}", r"'l{80}\.\.\.'"),
+    ],
+)
+def test_a_name_that_stands_twice_is_told(tmp_path, text, name):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"a\.json: the name {name} stands twice in one object"):
         read_json(path)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from autoseg.batches.batch import Batch
 from autoseg.errors import AutosegError
+from autoseg.waiting import AtWork
 
 
 class Stream(Protocol):
@@ -36,7 +37,7 @@ class Prefetcher:
     """Make up to `depth` batches ahead of need in `threads` threads; with 0 threads each is made when asked for.
 
     Which thread makes a batch does not matter: batches come in the order of steps and depend on the step alone.
-    `waited` is the time in seconds that `next` had to wait.
+    `waited` is the time in seconds that `next` had to wait; a long wait is told, with what every thread is doing.
     """
 
     def __init__(self, stream: Stream, *, start: int, device: torch.device | str, threads: int, depth: int):
@@ -45,6 +46,7 @@ class Prefetcher:
         self._device = device
         self._step = start  # of the next batch to be handed out
         self._pending: deque[Future[Batch]] = deque()
+        self._at_work = AtWork("training data", unit="batch", describe=self._described)
         # A thread takes its number of OpenMP threads from the last one set anywhere, at its first use of torch: the
         # calling thread must have its own before the threads of the pool, which use one, set theirs.
         torch.get_num_threads()
@@ -69,7 +71,7 @@ class Prefetcher:
                 return self._stream.batch(step, self._device)
             first = self._pending.popleft()
             self._submit(step + len(self._pending) + 1)
-            return first.result()
+            return self._at_work.result(first)
         except Exception as error:
             raise BatchError(step, self._cases_of(step), f"{type(error).__name__}: {error}") from error
         finally:
@@ -89,7 +91,14 @@ class Prefetcher:
         self.close()
 
     def _submit(self, step: int) -> None:
-        self._pending.append(self._pool.submit(self._stream.batch, step, self._device))
+        self._pending.append(self._pool.submit(self._make, step))
+
+    def _make(self, step: int) -> Batch:
+        with self._at_work.on(step):
+            return self._stream.batch(step, self._device)
+
+    def _described(self, step: int) -> str:
+        return f"of step {step} (cases {', '.join(self._cases_of(step)) or 'unknown'})"
 
     def _cases_of(self, step: int) -> tuple[str, ...]:
         tell = getattr(self._stream, "cases_of", None)

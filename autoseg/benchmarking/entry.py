@@ -13,17 +13,7 @@ from autoseg.benchmarking.children import Outcome, Task
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.judging import conclude
 from autoseg.benchmarking.lock import alone
-from autoseg.benchmarking.matrix import (
-    USUAL_TRAINER,
-    Entry,
-    Plugin,
-    Run,
-    distinct,
-    entries_of,
-    find_all,
-    named_trainers,
-    runs_of,
-)
+from autoseg.benchmarking.matrix import Entry, Run, competitors, distinct, runs_of
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import RECIPES, Record
@@ -78,7 +68,7 @@ def benchmark(
     name, folder = _place(question, name, output, place)
     devices = tuple(question.device.split(","))
     jobs = jobs or len(devices)
-    entries, broken = _competitors(question, place)
+    entries, broken = competitors(question, place.root)
     references = [_lasting(reference, place) for reference in question.datasets]
     datasets = [open_dataset(reference, place) for reference in references]
     with alone(folder):
@@ -109,7 +99,7 @@ def dry_run(
 
     place = place_of(workspace)
     name, folder = _place(question, name, output, place)
-    entries, broken = _competitors(question, place)
+    entries, broken = competitors(question, place.root)
     for missing, reason in broken.items():
         log.warning("%s is left out: %s", missing, reason)
     record = Record.open(folder, name, question.fixed(), threads=1)
@@ -125,21 +115,6 @@ def dry_run(
 def _place(question: Question, name: str | None, output: Path | None, place: Workspace) -> tuple[str, Path]:
     name = checked_name(name or default_name(question))
     return name, (output or place.root / "benchmarks" / name).resolve()
-
-
-def _competitors(question: Question, place: Workspace) -> tuple[list[Entry], dict[str, str]]:
-    """Return the competitors, and {name: reason} of networks that cannot be loaded.
-
-    A network is trained by the trainer that it names in its own recipe only, and only where the question names none.
-    """
-    architectures, broken = find_all("architecture", question.architectures, place.root)
-    trainers, unusable = find_all("trainer", question.trainers or (USUAL_TRAINER,), place.root)
-    if unusable:
-        raise UserError(next(iter(unusable.values())))
-    named: dict[str, Plugin] = {}
-    if not question.trainers and question.recipes != "common":
-        named = named_trainers(architectures, place.root)
-    return entries_of(question, architectures, trainers, named), broken
 
 
 def _work(question: Question, datasets: Mapping[str, Dataset], entries: Sequence[Entry], means: Means) -> list[str]:

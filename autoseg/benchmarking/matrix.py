@@ -64,6 +64,21 @@ class Run:
         return f"{self.dataset}, {self.entry.name}, fold {self.fold}, seed {self.seed}"
 
 
+def competitors(question: Question, root: Path) -> tuple[list[Entry], dict[str, str]]:
+    """Return the competitors, and {name: reason} of networks that cannot be loaded.
+
+    A network is trained by the trainer that it names in its own recipe only, and only where the question names none.
+    """
+    architectures, broken = find_all("architecture", question.architectures, root)
+    trainers, unusable = find_all("trainer", question.trainers or (USUAL_TRAINER,), root)
+    if unusable:
+        raise UserError(next(iter(unusable.values())))
+    named: dict[str, Plugin] = {}
+    if not question.trainers and question.recipes != "common":
+        named = named_trainers(architectures, root)
+    return entries_of(question, architectures, trainers, named), broken
+
+
 def find_all(kind: plugins.Kind, references: Sequence[str], root: Path) -> tuple[list[Plugin], dict[str, str]]:
     """Return the plug-ins asked for, each once, and {name: reason} of those that cannot be loaded.
 

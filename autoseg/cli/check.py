@@ -26,12 +26,13 @@ def check(
       autoseg check Dataset004_Hippocampus
     """
     from autoseg.raw import check as check_dataset
+    from autoseg.raw.problems import printable
     from autoseg.workspace import Workspace
 
     report = check_dataset(dataset, Workspace.open(workspace), fix_geometry=fix_geometry)
     if json:
         fields = ("case", "file", "field", "value", "message", "mend", "severity")
-        problems = [{name: getattr(problem, name) for name in fields} for problem in report.problems]
+        problems = [{name: printable(getattr(problem, name)) for name in fields} for problem in report.problems]
         echo_json({"ok": report.ok, "problems": problems})
     else:
         typer.echo(report.table())

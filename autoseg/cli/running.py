@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from types import FrameType
 
 import typer
 
@@ -30,8 +35,9 @@ def run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
     set_up_logging(debug)
     command = typer.main.get_command(app)
+    plain = [argument for argument in arguments if argument != "--debug"]
     try:
-        with command.make_context("autoseg", [argument for argument in arguments if argument != "--debug"]) as context:
+        with termination_as_interrupt(), command.make_context("autoseg", plain) as context:
             outcome = command.invoke(context)
         sys.stdout.flush()
         return outcome if isinstance(outcome, int) else DONE
@@ -51,12 +57,51 @@ def run(arguments: list[str]) -> int:
         return code
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came; a KeyboardInterrupt, so that it ends whatever Ctrl-C ends."""
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM raise Terminated within, and hand it and Ctrl-C on to the child processes that are left.
+
+    Training, which answers both with a checkpoint, has its own way and puts this one back. Where SIGTERM is ignored or
+    handled by somebody else, or outside of the main thread, it stays as it is.
+    """
+    ours = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    if ours:
+        signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    except KeyboardInterrupt:
+        _end_children()
+        raise
+    finally:
+        if ours:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    raise Terminated
+
+
+def _end_children() -> None:
+    """Ask child processes to end, such as those that train one fold together; this process waits for them."""
+    if "multiprocessing" in sys.modules:
+        for child in sys.modules["multiprocessing"].active_children():
+            child.terminate()
+
+
 def explain(error: BaseException) -> tuple[str, int]:
     """Return the message for the user and the exit code of an error."""
     if isinstance(error, Interrupted):
         return f"interrupted: {error}", INTERRUPTED
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
-        return "interrupted; what was finished before is kept, and the same command goes on from there", INTERRUPTED
+        by = " by SIGTERM" if isinstance(error, Terminated) else ""
+        return (
+            f"interrupted{by}; what was finished before is kept, and the same command goes on from there",
+            INTERRUPTED,
+        )
     if isinstance(error, (CasesFailed, CaseError)):
         return f"error: {error}", SOME_FAILED
     if isinstance(error, AutosegError):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -26,6 +27,7 @@ from autoseg.cli.options import (
     WorkspaceFolder,
 )
 from autoseg.cli.output import echo_json, echo_table
+from autoseg.errors import CaseError, CasesFailed
 
 
 def train(
@@ -106,13 +108,31 @@ def train(
 
 
 def echo_runs(runs: list[Path], *, json: bool) -> None:
-    """Print what became of runs, by their run.json."""
+    """Print what became of runs, by their run.json; raises CasesFailed if validation cases failed."""
     from autoseg.storage import read_json
 
     records = [{"folder": run, **read_json(run / "run.json")} for run in runs]
     if json:
         echo_json(records)
-        return
+    else:
+        _echo_rows(records)
+    failures = [failure for record in records for failure in _failures(record)]
+    if failures:
+        raise CasesFailed(failures)
+
+
+def _failures(record: Mapping[str, Any]) -> list[CaseError]:
+    """Return the validation cases of a run that could not be predicted or scored."""
+    from autoseg.storage import read_json
+
+    if not (record.get("validation") or {}).get("failed"):
+        return []
+    failed = read_json(record["folder"] / record["validation_summary"]).get("failed", {})
+    stage = f"validation of fold {record.get('fold')}"
+    return [CaseError(case, stage, reason) for case, reason in sorted(failed.items())]
+
+
+def _echo_rows(records: Sequence[Mapping[str, Any]]) -> None:
     rows = [
         (
             record.get("fold"),

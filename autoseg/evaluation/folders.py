@@ -8,11 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import CaseError, CasesFailed, UserError
 from autoseg.evaluation.case import Scores, evaluate_case
 from autoseg.evaluation.summary import summarize, write_summary
 from autoseg.labels import Labels, labels_from_description
 from autoseg.raw import compare, read_label
+from autoseg.raw.images import ENDINGS
+from autoseg.raw.problems import short
 from autoseg.storage import read_json
 from autoseg.workers import run_cases
 
@@ -96,13 +99,20 @@ def evaluate(
         raise UserError(f"the tolerance must be 0 mm or more, got {tolerance}")
     description_file = _find_description(dataset_json, predictions, references)
     description = read_json(description_file)
+    if not isinstance(description, dict):
+        mend = 'write {"labels": {"background": 0, "tumour": 1}}'
+        raise UserError("the file must hold one JSON object", where=description_file, mend=mend)
     labels = labels_from_description(_modern(description), where=str(description_file))
-    pairs = _pairs(predictions, references, str(description.get("file_ending", ".nii.gz")), labels, tolerance, surface)
+    pairs = _pairs(predictions, references, _ending(description, description_file), labels, tolerance, surface)
     shown = _annotated(description, labels, str(description_file))
     pairs = [replace(pair, annotated=shown.get(pair.case)) for pair in pairs]
     scores: dict[str, dict[str, Scores]] = {}
     failures: list[CaseError] = []
-    for result in run_cases(_score, pairs, stage="evaluation", workers=workers, progress="evaluating"):
+    results = run_cases(
+        _score, pairs, stage="evaluation", workers=workers, progress="evaluating",
+        size_of=lambda pair: file_bytes((pair.prediction, pair.reference)),
+    )  # fmt: skip
+    for result in results:
         if result.error is not None:
             failures.append(result.error)
         else:
@@ -118,9 +128,23 @@ def evaluate(
     return evaluation
 
 
+def _ending(description: dict[str, Any], file: Path) -> str:
+    """Return the ending of the label maps; a description that does not say means .nii.gz."""
+    ending = description.get("file_ending")
+    if ending is None:
+        return ".nii.gz"
+    if not isinstance(ending, str) or ending.lower() not in ENDINGS:
+        what = f"field file_ending must be a supported ending, got {short(repr(ending))}"
+        raise UserError(what, where=file, mend=f"write one of {', '.join(ENDINGS)}")
+    return ending
+
+
 def _score(pair: _Pair) -> dict[str, Scores]:
     if pair.prediction is None:
         raise UserError("there is no prediction for this case", where=pair.folder, mend="predict this case as well")
+    for path in (pair.prediction, pair.reference):
+        if path.is_dir():
+            raise UserError("this is a folder with the name of a label map", where=path, mend="rename or remove it")
     prediction, grid = read_label(pair.prediction)
     reference, reference_grid = read_label(pair.reference)
     if compare(reference_grid, grid).verdict != "equal":
@@ -162,15 +186,19 @@ def _annotated(description: dict[str, Any], labels: Labels, where: str) -> dict[
     if not isinstance(field, dict):
         raise UserError("annotated must be a mapping of case -> list of label names", where=where)
     for case, names in field.items():
-        unknown = sorted(set(names) - set(labels.names)) if isinstance(names, list) else [names]
+        unknown = [name for name in names if name not in labels.names] if isinstance(names, list) else [names]
         if unknown:
-            raise UserError(f"annotated of case {case} names {unknown[0]!r}, which is no label", where=where)
+            raise UserError(
+                f"annotated of case {short(case)} names {short(repr(unknown[0]))}, which is no label",
+                where=where,
+                mend=f"write a list of {short(', '.join(labels.names))}",
+            )
     return {case: tuple(names) for case, names in field.items()}
 
 
 def _label_files(folder: Path, ending: str) -> dict[str, Path]:
-    """Return case name -> file, sorted."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(ending))
+    """Return case name -> file, or what only has the name of one, sorted."""
+    files = sorted(path for path in folder.iterdir() if path.name.endswith(ending))
     return {path.name[: -len(ending)]: path for path in files if not path.name.startswith(".")}
 
 
@@ -189,10 +217,8 @@ def _find_description(given: Path | str | None, predictions: Path, references: P
     )
 
 
-def _modern(description: Any) -> dict[str, Any]:
+def _modern(description: dict[str, Any]) -> dict[str, Any]:
     """Return the description with labels as name -> value; Medical Segmentation Decathlon files have them reversed."""
-    if not isinstance(description, dict):
-        return {}
     fields = description.get("labels")
     if isinstance(fields, dict) and fields and all(str(k).isdigit() and isinstance(v, str) for k, v in fields.items()):
         return {**description, "labels": {name: int(value) for value, name in fields.items()}}

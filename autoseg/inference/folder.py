@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +30,7 @@ from autoseg.raw.images import ending_of
 from autoseg.raw.orientation import Orientation
 from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash, remove_leftovers
+from autoseg.waiting import AtWork
 
 if TYPE_CHECKING:
     from autoseg.inference.predictor import Prediction, Predictor, Prepared
@@ -84,10 +86,11 @@ def predict_folder(
         raise UserError("input and output are the same folder", where=output, mend="choose another output folder")
     model = predictor.model
     cases = list_prediction_cases(inputs, channels=len(model.channel_names), file_ending=model.file_ending)
+    jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
+    _require_own_files(jobs, inputs)
     output.mkdir(parents=True, exist_ok=True)
     remove_leftovers(output)
     record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
-    jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}
     results = {name: CaseResult(name, _label_of(jobs, name), skipped=True) for name in finished}
     todo = [job for job in jobs if job.case.id not in finished]
@@ -106,18 +109,19 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
     """Yield a result per job; at most `workers` + 1 cases are read ahead and `WAITING_WRITES` wait to be written."""
     readers = ThreadPoolExecutor(max(1, workers), thread_name_prefix="read")
     writer = ThreadPoolExecutor(1, thread_name_prefix="write")
+    reading, writing = AtWork("prediction, reading"), AtWork("prediction, writing")
     ahead = iter(jobs)
     reads: deque[tuple[_Job, Future]] = deque()
     writes: deque[tuple[_Job, Future]] = deque()
     try:
         while True:
             for job in _take(ahead, max(1, workers) + 1 - len(reads)):
-                reads.append((job, readers.submit(_read, predictor, job)))
+                reads.append((job, readers.submit(_read, predictor, job, reading)))
             if not reads:
                 break
             job, future = reads.popleft()
             try:
-                prepared, geometry = future.result()
+                prepared, geometry = reading.result(future)
                 del future
                 prediction = predictor.predict_prepared(
                     prepared, save_probabilities=job.probabilities is not None, uncertainty=job.uncertainty is not None
@@ -127,19 +131,24 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
                 yield _failed(job, error)
                 continue
             while len(writes) >= WAITING_WRITES:
-                yield _written(*writes.popleft())
+                yield _written(*writes.popleft(), writing)
             if predictor.model.orientation == "ras":
                 prediction = _as_stored(prediction, geometry)
-            writes.append((job, writer.submit(_write, job, prediction, geometry, record)))
+            writes.append((job, writer.submit(_write, job, prediction, geometry, record, writing)))
             del prediction
         while writes:
-            yield _written(*writes.popleft())
+            yield _written(*writes.popleft(), writing)
     finally:
         readers.shutdown(cancel_futures=True)
         writer.shutdown()
 
 
-def _read(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
+def _read(predictor: Predictor, job: _Job, reading: AtWork) -> tuple[Prepared, Geometry]:
+    with reading.on(job.case.id):
+        return _prepare(predictor, job)
+
+
+def _prepare(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
     image = read_image(job.case.images, channels=len(predictor.model.channel_names))
     data, spacing = image.data, image.geometry.spacing
     _require_finite(data, job.case.images)
@@ -171,7 +180,13 @@ def _as_stored(prediction: Prediction, geometry: Geometry) -> Prediction:
     return replace(prediction, **{name: np.ascontiguousarray(turn.undo(value)) for name, value in arrays.items()})
 
 
-def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record) -> None:
+def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record, writing: AtWork) -> None:
+    with writing.on(job.case.id):
+        _write_outputs(job, prediction, geometry)
+        record.finish(job.case.id, job.case.images, job.outputs)
+
+
+def _write_outputs(job: _Job, prediction: Prediction, geometry: Geometry) -> None:
     arrays = [prediction.label, prediction.probabilities, prediction.uncertainty]
     needed = sum(array.nbytes for array in arrays if array is not None) + SPARE_BYTES
     free = shutil.disk_usage(job.label.parent).free
@@ -186,12 +201,14 @@ def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record
         write_probabilities(job.probabilities, prediction.probabilities, geometry)
     if job.uncertainty is not None:
         write_label(job.uncertainty, prediction.uncertainty, geometry)
-    record.finish(job.case.id, job.case.images, job.outputs)
 
 
-def _written(job: _Job, future: Future) -> CaseResult:
-    error = future.exception()
-    return CaseResult(job.case.id, job.label) if error is None else _failed(job, error)
+def _written(job: _Job, future: Future, writing: AtWork) -> CaseResult:
+    try:
+        writing.result(future)
+    except Exception as error:
+        return _failed(job, error)
+    return CaseResult(job.case.id, job.label)
 
 
 def _failed(job: _Job, error: BaseException) -> CaseResult:
@@ -209,6 +226,28 @@ def _job(case: Case, output: Path, save_probabilities: bool, uncertainty: bool) 
         probabilities=output / f"{case.id}_probabilities{probability_ending(ending)}" if save_probabilities else None,
         uncertainty=output / f"{case.id}_uncertainty.nii.gz" if uncertainty else None,
     )
+
+
+def _require_own_files(jobs: Sequence[_Job], inputs: Path) -> None:
+    """Refuse jobs that would write one file twice, on any system's disk, or write over an image."""
+    owners: dict[str, str] = {}
+    for job in jobs:
+        for path in job.outputs:
+            owner = owners.setdefault(_on_disk(path), job.case.id)
+            if owner != job.case.id:
+                raise UserError(
+                    f"cases {owner} and {job.case.id} would both be written to {path.name}",
+                    where=inputs,
+                    mend="rename the images of one of them, or put it into another folder and predict that alone",
+                )
+    images = {path.resolve() for job in jobs for path in job.case.images}
+    for path in (path for job in jobs for path in job.outputs if path.resolve() in images):
+        raise UserError("the prediction would replace this image", where=path, mend="choose another output folder")
+
+
+def _on_disk(path: Path) -> str:
+    """Return what is the same for names that are one file on Windows or macOS, where case does not count."""
+    return unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _ending(case: Case) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
-from autoseg.storage import content_hash, file_stamp, read_json, write_json
+from autoseg.storage import content_hash, file_hash, file_stamp, read_json, write_json
 
 log = logging.getLogger(__name__)
 
@@ -32,17 +32,20 @@ class Record:
         self.cases: dict[str, dict[str, Any]] = self._read()
 
     def is_finished(self, case: str, paths: Sequence[Path]) -> bool:
-        """Return whether this model wrote all outputs of the case from the files as they are now."""
+        """Return whether this model wrote all outputs of the case from the files as they are now; they are read."""
         entry = self.cases.get(case)
         if entry is None or entry["key"] != self._key(paths):
             return False
-        return all(_size(self.path.parent / name) == size for name, size in entry["outputs"].items())
+        damaged = [name for name, stamp in entry["outputs"].items() if not _is_intact(self.path.parent / name, stamp)]
+        if damaged:
+            log.warning("case %s is predicted again: %s is missing or not as it was written", case, ", ".join(damaged))
+        return not damaged
 
     def finish(self, case: str, paths: Sequence[Path], outputs: Sequence[Path]) -> None:
         """Note that the outputs of a case are complete."""
-        sizes = {output.name: _size(output) for output in outputs}
-        self.cases[case] = {"key": self._key(paths), "outputs": sizes}
-        write_json(self.path, {"format": 1, "cases": self.cases}, sealed=True)
+        stamps = {output.name: [output.stat().st_size, file_hash(output)] for output in outputs}
+        self.cases[case] = {"key": self._key(paths), "outputs": stamps}
+        write_json(self.path, {"format": 2, "cases": self.cases}, sealed=True)
 
     def _key(self, paths: Sequence[Path]) -> str:
         return content_hash(self.identity, input_stamps(paths))
@@ -58,5 +61,9 @@ class Record:
             return {}
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def _is_intact(path: Path, stamp: Any) -> bool:
+    """Return whether a file has its size and, which is looked at after it, its checksum."""
+    try:
+        return isinstance(stamp, list) and path.stat().st_size == stamp[0] and file_hash(path) == stamp[1]
+    except OSError:
+        return False

@@ -5,21 +5,24 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import prod
 from pathlib import Path
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import CasesFailed, UserError
 from autoseg.labels import Labels
 from autoseg.plans import Configuration, Plans
+from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.case import preprocess_cropped
 from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
 from autoseg.preprocessing.locations import class_locations
 from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.store import CaseStore
-from autoseg.workers import default_workers, run_cases
+from autoseg.workers import available_cores, default_workers, run_cases
 from autoseg.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -60,26 +63,34 @@ def preprocess(
 
     Returns the folders of the stores; configurations that want the same data share one. The data set is given as for
     `open_dataset`, or open already; the workspace by its folder, None is the default one.
-    Each case is read once for all configurations. Cases that are complete for unchanged files and settings are left
-    alone unless `restart`. Raises CasesFailed after all other cases are done, UserError if the disk is too small.
+    Each case is read once for all configurations. Cases that are complete and undamaged, for unchanged files and
+    settings, are left alone unless `restart`. Raises CasesFailed after all other cases are done, UserError if the disk
+    is too small or another command is preprocessing this data set.
     """
     workspace = place_of(workspace)
     dataset = open_dataset(dataset, workspace)
     chosen = _distinct([plans.configuration(name) for name in configurations or plans.configurations], plans)
+    with alone_in(workspace.preprocessed_folder(dataset.name)):
+        return _fill(dataset, plans, workspace, chosen, workers, restart)
+
+
+def _fill(
+    dataset: Dataset,
+    plans: Plans,
+    workspace: Workspace,
+    chosen: Sequence[Configuration],
+    workers: int | None,
+    restart: bool,
+) -> tuple[Path, ...]:
+    """Bring the stores of the chosen configurations up to date; returns their folders."""
     folders = [workspace.store_folder(dataset.name, one.data_identifier) for one in chosen]
     stores = [CaseStore(folder) for folder in folders]
+    for store in stores:
+        store.drop_unreadable()
     cases = (*dataset.cases, *dataset.unlabelled)
-    tasks = []
-    for case in cases:
-        identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
-        hashes = [content_hash(identity, case.annotated, store_key(one, plans)) for one in chosen]
-        targets = [
-            target
-            for target, store in zip(zip(folders, chosen, hashes, strict=True), stores, strict=True)
-            if restart or not store.is_complete(case.id, target[2])
-        ]
-        if targets:
-            tasks.append(_Task(case, identity, tuple(targets)))
+    with ThreadPoolExecutor(available_cores()) as readers:  # who compute checksums, without the interpreter's lock
+        found = readers.map(lambda case: _task(case, dataset, plans, stores, chosen, restart), cases)
+        tasks = [task for task in found if task.targets]
     cache = DecodedCache.of(workspace, dataset.name)
     if tasks:
         _check_disk(tasks, plans, workspace.preprocessed_folder(dataset.name))
@@ -93,6 +104,7 @@ def preprocess(
         workers=workers or default_workers(_memory_per_case(chosen, plans)),
         progress="preprocessing" if tasks else None,
         name_of=_case_id,
+        size_of=lambda task: file_bytes((*task.case.images, task.case.label)),
     )
     failures = [result.error for result in results if result.error]
     wanted = {case.id for case in cases}
@@ -105,6 +117,25 @@ def preprocess(
     before = f", {len(cases) - len(tasks)} were complete already" if len(tasks) < len(cases) else ""
     log.info("preprocessed %d case(s)%s", len(tasks), before)
     return tuple(folders)
+
+
+def _task(
+    case: Case,
+    dataset: Dataset,
+    plans: Plans,
+    stores: Sequence[CaseStore],
+    chosen: Sequence[Configuration],
+    restart: bool,
+) -> _Task:
+    """Return what is to be done for a case; nothing for the stores that have it, undamaged."""
+    identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
+    hashes = [content_hash(identity, case.annotated, store_key(one, plans)) for one in chosen]
+    targets = [
+        (store.folder, one, digest)
+        for store, one, digest in zip(stores, chosen, hashes, strict=True)
+        if restart or not store.is_complete(case.id, digest)
+    ]
+    return _Task(case, identity, tuple(targets))
 
 
 def _process(context: _Context, task: _Task) -> None:

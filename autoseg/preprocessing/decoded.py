@@ -5,17 +5,20 @@ The fingerprint leaves the cases here; preprocessing takes them and removes the 
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 from pathlib import Path
+
+import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.plans import Frozen, parse
 from autoseg.preprocessing.crop import Cropped, crop
 from autoseg.raw import Case, read_image, read_label
-from autoseg.storage import content_hash, file_stamp, read_json, write_bytes, write_json
-from autoseg.store.arrays import compress, native, read_array, smallest_label
+from autoseg.storage import content_hash, file_hash, file_stamp, read_json, write_bytes, write_json
+from autoseg.store.arrays import compress, damaged, native, read_array, smallest_label
 from autoseg.store.layout import stem
 from autoseg.workspace import Workspace
 
@@ -58,11 +61,12 @@ class DecodedCache:
 
     def write(self, case: str, cropped: Cropped, input_hash: str) -> None:
         """Store a case, in the smallest integer type that keeps every value."""
-        image, label = self._files(case)
-        write_bytes(image, compress(native(cropped.image)))
-        write_bytes(label, compress(smallest_label(cropped.label)))
+        contents = compress(native(cropped.image)), compress(smallest_label(cropped.label))
+        for path, content in zip(self._files(case), contents, strict=True):
+            write_bytes(path, content)
         record = _Record(
             input_hash=input_hash,
+            checksums=tuple(hashlib.sha256(content).hexdigest() for content in contents),
             labelled=cropped.labelled,
             spacing=cropped.spacing,
             shape_before_crop=cropped.shape_before_crop,
@@ -78,7 +82,8 @@ class DecodedCache:
             record: _Record = parse(_Record, read_json(self._record_file(case)), self._record_file(case))
             if record.input_hash != input_hash:
                 return None
-            image, label = (read_array(path) for path in self._files(case))
+            pairs = zip(self._files(case), record.checksums, strict=True)
+            image, label = (_read_intact(path, checksum) for path, checksum in pairs)
         except UserError as error:
             log.warning("case %s is read again, since its decoded copy cannot be used: %s", case, error.what)
             return None
@@ -97,10 +102,17 @@ class DecodedCache:
 
 class _Record(Frozen):
     input_hash: str
+    checksums: tuple[str, str]  # SHA-256 of image and label map
     labelled: bool
     spacing: tuple[float, float, float]
     shape_before_crop: tuple[int, int, int]
     box: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+
+
+def _read_intact(path: Path, checksum: str) -> np.ndarray:
+    if not path.is_file() or file_hash(path) != checksum:
+        raise damaged(path, "it does not match its checksum")
+    return read_array(path)
 
 
 def _stamps(path: Path) -> list:

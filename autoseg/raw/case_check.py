@@ -35,7 +35,7 @@ class CaseState:
     headers: dict[Path, Header] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     resolvable: bool = False  # the label lies on another grid in the same space
-    fix_geometry: bool = False
+    fix_within: Path | None = None  # label maps in this folder are put onto the grid of their image
     present: frozenset[int] = frozenset()  # raw values of the label map
     digest: str = ""  # of the voxels of all images, if all could be read
 
@@ -102,7 +102,7 @@ def _label_grid(state: CaseState, image: Path, label: Path) -> None:
         )
         value = two.describe()
     state.resolvable = comparison.verdict == "resolvable"
-    if state.resolvable and state.fix_geometry:
+    if state.resolvable and state.fix_within:
         return  # mended before the voxels are read
     mend = REGRID if state.resolvable else "give the label map that belongs to this image"
     if not state.resolvable and one.physical and two.physical:
@@ -122,7 +122,7 @@ def check_voxels(state: CaseState) -> CaseState:
     if complete:
         state.digest = digest.hexdigest()
     label = state.case.label
-    if label in state.headers and (not state.resolvable or not state.fix_geometry or _mend_grid(state)):
+    if label in state.headers and (not state.resolvable or not state.fix_within or _mend_grid(state)):
         _label_voxels(state, label)
     return state
 
@@ -161,7 +161,7 @@ def _image_voxels(state: CaseState, path: Path, header: Header, digest) -> bool:
 
 def _mend_grid(state: CaseState) -> bool:
     try:
-        kept = regrid_label(state.case.label, state.geometry)
+        kept = regrid_label(state.case.label, state.geometry, within=state.fix_within)
     except UserError as error:
         state.problems.append(Problem.of_error(error, case=state.case.id, field="geometry"))
         return False

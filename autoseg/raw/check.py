@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import UserError
 from autoseg.raw.case_check import CaseState, check_headers, check_voxels
 from autoseg.raw.dataset import Draft
@@ -29,8 +30,9 @@ def check(
     """Look for every problem of a data set: description, file names, headers, and then every voxel.
 
     All headers are read before the first voxel. `fix_geometry` resamples label maps that lie on another grid, in the
-    same space, onto the grid of their image; the originals are kept in a folder beside. No problem stops the check; a
-    data set that cannot be found is a UserError.
+    same space, onto the grid of their image; the originals are kept in a folder beside, and label maps outside of the
+    data set's folder, or of that of the list, are left alone. No problem stops the check; a data set that cannot be
+    found is a UserError.
     """
     path = place_of(workspace).find_dataset(reference)
     try:
@@ -38,7 +40,8 @@ def check(
     except UserError as error:
         return CheckReport(str(reference), 0, 0, (Problem.of_error(error),))
     problems = list(draft.problems)
-    states = _headers(draft, fix_geometry, problems)
+    folder = path if path.is_dir() else path.parent  # what the description names may lie anywhere
+    states = _headers(draft, folder if fix_geometry else None, problems)
     problems += _one_kind(states)
     states = _voxels(states, workers, problems)
     problems += _double_images(states, {case.id for case in draft.dataset.test}) + _unused_classes(draft, states)
@@ -47,11 +50,11 @@ def check(
     return CheckReport(draft.dataset.name, len(states), files, tuple(problems))
 
 
-def _headers(draft: Draft, fix_geometry: bool, problems: list[Problem]) -> list[CaseState]:
+def _headers(draft: Draft, fix_within: Path | None, problems: list[Problem]) -> list[CaseState]:
     dataset = draft.dataset
     labels = dataset.labels if draft.has_labels else None
     states = [
-        CaseState(case, len(dataset.channel_names), labels, fix_geometry=fix_geometry)
+        CaseState(case, len(dataset.channel_names), labels, fix_within=fix_within)
         for case in (*dataset.cases, *dataset.unlabelled, *dataset.test)
     ]
     return _run(check_headers, states, problems, stage="reading headers", kind="thread", workers=HEADER_THREADS)
@@ -65,7 +68,7 @@ def _voxels(states: Sequence[CaseState], workers: int | None, problems: list[Pro
 
 def _run(function, states: Sequence[CaseState], problems: list[Problem], **options) -> list[CaseState]:
     done = []
-    for result in run_cases(function, states, name_of=_name, **options):
+    for result in run_cases(function, states, name_of=_name, size_of=_size, **options):
         if result.error is not None:
             problems.append(Problem(result.error.reason, case=result.case))
             continue
@@ -76,6 +79,10 @@ def _run(function, states: Sequence[CaseState], problems: list[Problem], **optio
 
 def _name(state: CaseState) -> str:
     return state.case.id
+
+
+def _size(state: CaseState) -> int:
+    return file_bytes((*state.case.images, state.case.label))
 
 
 def _one_kind(states: Iterable[CaseState]) -> list[Problem]:

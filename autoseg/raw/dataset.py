@@ -11,6 +11,7 @@ from autoseg.labels import Labels
 from autoseg.raw.problems import Problem
 
 UNUSABLE = Labels(values={})
+LONGEST_NAME = 220  # bytes: file systems take 255, with ending and the prefix of what is being written
 
 
 @dataclass(frozen=True)
@@ -64,8 +65,12 @@ def raise_first(problems: tuple[Problem, ...]) -> None:
 
 
 def safe_name(name: str) -> bool:
-    """Tell whether a case or data set name can become a file name: no path, nothing hidden, no control characters."""
+    """Tell whether a case or data set name can become a file name: short, printable, no path, nothing hidden."""
     forbidden = ("/", "\\", "..", "\0")
     return (
-        bool(name.strip()) and not name.startswith(".") and name.isprintable() and not any(f in name for f in forbidden)
+        bool(name.strip())
+        and not name.startswith(".")
+        and name.isprintable()
+        and not any(f in name for f in forbidden)
+        and len(name.encode()) <= LONGEST_NAME
     )

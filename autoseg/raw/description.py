@@ -12,7 +12,7 @@ from autoseg.errors import UserError
 from autoseg.labels import Labels, labels_from_description
 from autoseg.raw.dataset import safe_name
 from autoseg.raw.images import ENDINGS
-from autoseg.raw.problems import Problem
+from autoseg.raw.problems import LONGEST_PATH, Problem, short
 from autoseg.storage import read_json
 
 
@@ -58,7 +58,8 @@ def parse_description(content: dict[str, Any], file: Path) -> Description:
     try:
         description.labels = labels_from_description(content, str(file))
     except UserError as error:
-        description.problems.append(Problem.of_error(error, field="labels"))
+        message = short(error.what, LONGEST_PATH)
+        description.problems.append(Problem.of_error(error, field="labels", message=message))
     if "ignore" in content:
         mend = 'write it into labels: {"labels": {"background": 0, "tumour": 1, "ignore": 2}}'
         description.complain("ignore", content["ignore"], "the ignore label belongs inside labels", mend)
@@ -127,7 +128,8 @@ def _per_case(description: Description, content: dict[str, Any]) -> None:
             unknown = sorted(set(names) - known) if known is not None else []
             if unknown:
                 message = f"class(es) {unknown} are not among the labels {sorted(known)}"
-                description.complain(f"annotated.{case}", names, message, "use the names under labels")
+                mend = "use the names under labels"
+                description.complain(f"annotated.{short(case)}", names, short(message, LONGEST_PATH), mend)
     groups = content.get("groups", {})
     if not isinstance(groups, dict) or not all(isinstance(group, (str, int)) for group in groups.values()):
         description.complain(

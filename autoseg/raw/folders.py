@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.raw.dataset import Case, safe_name
 from autoseg.raw.description import Description
 from autoseg.raw.images import ending_of
-from autoseg.raw.problems import Problem
+from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
 
 FORM = "see docs/data-formats.md for the form"
 
@@ -27,7 +28,7 @@ class Found:
 
     def complain(self, message: str, file: Path | None = None, **details: str) -> None:
         """Note a problem of a file."""
-        self.problems.append(Problem(message, "" if file is None else str(file), **details))
+        self.problems.append(Problem(message, "" if file is None else short(file, LONGEST_PATH), **details))
 
 
 def nnunet_cases(folder: Path, description: Description) -> Found:
@@ -120,7 +121,7 @@ def _list_labels(folder: Path, ending: str, found: Found) -> dict[str, Path]:
 
 def _name_ok(case: str, file: Path, found: Found) -> bool:
     if not safe_name(case):
-        found.complain(f"the case name {case!r} cannot become a file name", file, mend="rename the file")
+        found.complain(f"the case name {short(repr(case))} cannot become a file name", file, mend="rename the file")
     return safe_name(case)
 
 
@@ -151,8 +152,8 @@ def listed_pairs(folder: Path, description: Description) -> Found:
     for entry in _entries(description, "test"):
         image = entry.get("image") if isinstance(entry, dict) else entry
         label = entry.get("label") if isinstance(entry, dict) else None
-        if not isinstance(image, str):
-            description.complain("test", entry, "an entry must be a path", FORM)
+        if not isinstance(image, str) or not isinstance(label, (str, NoneType)):
+            description.complain("test", entry, 'an entry must be a path, or {"image": path, "label": path}', FORM)
             continue
         _take(found.test, found, folder / image, folder / label if label else None, split="test")
     if description.file_ending is None and found.cases:
@@ -175,8 +176,9 @@ def _take(cases: list[Case], found: Found, image: Path, label: Path | None, spli
         return
     case = image.name.removesuffix(ending)
     for file in (image, label):
-        if file is not None and not file.is_file():
-            found.complain("the file does not exist", file, case=case, mend="correct the path in dataset.json")
+        if file is not None and not is_there(file):
+            mend = "correct the path in dataset.json"
+            found.complain("the file does not exist", file, case=short(case), mend=mend)
             return
     if _name_ok(case, image, found):
         cases.append(Case(case, (image,), label, split=split))
@@ -194,10 +196,11 @@ def named_cases(folder: Path, description: Description) -> Found:
         if not (
             isinstance(images, list) and images and all(isinstance(p, str) for p in images) and isinstance(label, str)
         ):
-            description.complain(f"dataset.{case}", entry, 'an entry must be {"images": [paths], "label": path}', FORM)
+            what = 'an entry must be {"images": [paths], "label": path}'
+            description.complain(f"dataset.{short(case)}", entry, what, FORM)
         elif _name_ok(case, description.file, found):
             files = tuple(folder / path for path in (*images, label))
-            missing = [file for file in files if not file.exists()]
+            missing = [file for file in files if not (is_there(file) or is_there(file, folder=True))]
             for file in missing:
                 found.complain("the file does not exist", file, case=case, mend="correct the path in dataset.json")
             if not missing:

@@ -12,8 +12,11 @@ from typing import Literal
 
 import numpy as np
 
+from autoseg.errors import UserError
+
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 FLAT_SPACING = 999.0  # slice spacing of a 2D image, in units of its larger pixel spacing: nnU-Net's convention
+FLATTEST = 0.01  # volume spanned by the axes of a grid; a gantry tilted by 30 degrees gives 0.87
 TOLERANCE = 0.05  # grids agree if no corner is off by more than this share of the smallest voxel edge
 
 
@@ -48,6 +51,17 @@ class Geometry:
         """Return size, spacing and origin in one line, axes z, y, x."""
         place = tuple(round(value, 3) for value in self.origin[::-1])
         return f"size {self.size}, spacing {tuple(round(s, 4) for s in self.spacing)} mm, origin {place} mm"
+
+
+def refuse_flat_axes(direction: np.ndarray, path: Path) -> None:
+    """Raise UserError if the axes of a grid, the columns (3, 3) of length 1, nearly lie in one plane."""
+    volume = abs(float(np.linalg.det(direction)))
+    if not volume > FLATTEST:
+        raise UserError(
+            f"the axes that the header gives are nearly parallel: they span {volume:.2g} of a cube",
+            where=path,
+            mend="write the file again with a valid affine",
+        )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import numpy as np
 from autoseg.errors import UserError
 from autoseg.raw.compression import MEND
 from autoseg.raw.declared import refuse_chunks_beyond_the_end, refuse_missing_voxels, refuse_other_files
-from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
+from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
 from autoseg.raw.truncation import JPEGS, TIFFS, refuse_truncated
@@ -113,6 +113,7 @@ def _geometry(reader, path: Path) -> Geometry:
     direction = np.eye(3)
     axes = reader.GetDimension()
     direction[:dims, :dims] = np.reshape(reader.GetDirection(), (axes, axes))[:dims, :dims]
+    refuse_flat_axes(direction, path)
     z = spacing[2] if dims == 3 else FLAT_SPACING * max(spacing)
     place = tuple(float(v) for v in origin), tuple(float(v) for v in direction.ravel())
     return Geometry((z, spacing[1], spacing[0]), size, *place, dims, path)

@@ -11,6 +11,7 @@ from autoseg.raw.dataset import Case, safe_name
 from autoseg.raw.description import Description
 from autoseg.raw.folders import FORM, Found
 from autoseg.raw.images import ending_of
+from autoseg.raw.problems import is_there, short
 from autoseg.raw.tables import GROUP_COLUMNS, NAME_COLUMNS, SPLITS, read_rows
 
 KNOWN = {"images", "image", "label", "split", "text", "annotated", "attributes", *NAME_COLUMNS, *GROUP_COLUMNS}
@@ -42,6 +43,9 @@ def json_cases(file: Path, description: Description) -> Found:
     """Read the field `cases` of a JSON list: a list of objects, or the name of a CSV file beside it."""
     entries = description.json["cases"]
     if isinstance(entries, str):
+        if not is_there(file.parent / entries):
+            what = f"field cases names {short(repr(entries))}, which does not exist"
+            raise UserError(what, where=file, mend="name a CSV file beside this one, or list the cases")
         return csv_cases(file.parent / entries, description)
     if not isinstance(entries, list):
         raise UserError("field cases must be a list of objects, or the name of a CSV file", where=file, mend=FORM)
@@ -85,14 +89,14 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
     name = next((entry[column] for column in NAME_COLUMNS if entry.get(column)), None) or _name_of(images[0])
     if not safe_name(name):
         mend = "use a name without /, \\, .. and control characters"
-        found.complain(f"the case name {name!r} cannot become a file name", file, field=place, mend=mend)
+        found.complain(f"the case name {short(repr(name))} cannot become a file name", file, field=place, mend=mend)
         return
     split = SPLITS.get(str(entry.get("split", "")).lower())
     if entry.get("split") and split is None:
-        message = f"split {entry['split']!r} is not one of train, val, test, unlabelled"
+        message = f"split {short(repr(entry['split']))} is not one of train, val, test, unlabelled"
         mend = "write one of them, or leave the split empty"
         found.complain(message, file, case=name, field=place, mend=mend)
-    missing = [path for path in (*images, label) if path is not None and not path.exists()]
+    missing = [path for path in (*images, label) if path and not (is_there(path) or is_there(path, folder=True))]
     for path in missing:
         mend = f"correct {place} of {file.name}; paths are relative to the folder of the list"
         found.complain("the file does not exist", path, case=name, field=place, mend=mend)

@@ -11,14 +11,16 @@ import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.raw import compression
-from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry
+from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes
 from autoseg.storage import write_bytes
 
 ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's x and y point the other way
+EPSILON = float(np.finfo(np.float64).eps)
 LARGEST_OFFSET = 2**30  # of the voxels: what extensions of the header may take
 SCANNER = 1  # the form code "scanner anatomy"
+MILLIMETRES = {1: 1000.0, 3: 0.001}  # of one unit of length, by its code; mm and codes that nobody knows are 1
 
 
 @dataclass(frozen=True)
@@ -57,11 +59,16 @@ def read(path: Path) -> tuple[np.ndarray, Geometry]:
 
 
 def _offset(header, path: Path) -> int:
-    """Return where the voxels begin."""
-    offset, first = float(header["vox_offset"]), int(header["sizeof_hdr"])
-    if offset and not first <= offset <= LARGEST_OFFSET:
-        raise UserError(f"the header says that voxels begin at byte {offset:g}", where=path, mend=compression.MEND)
-    return int(offset) or first
+    """Return where the voxels begin: behind the header and the four bytes that tell of extensions."""
+    offset, first = float(header["vox_offset"]), int(header["sizeof_hdr"]) + 4
+    if not first <= offset <= LARGEST_OFFSET:
+        raise UserError(
+            f"the header says that voxels begin at byte {offset:g} (vox_offset), in this format they begin at {first} "
+            "or later",
+            where=path,
+            mend="copy the file again, or write it again with the program that made it",
+        )
+    return int(offset)
 
 
 def _parse(start: bytes, path: Path):
@@ -96,8 +103,10 @@ def _geometry(header, path: Path) -> Geometry:
     shape = header.get_data_shape()
     dims = min(3, len(shape))
     size = (*shape[:3], 1)[:3]
+    unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     steps = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
     affine = TO_ITK @ _affine(header, steps)
+    steps, affine[:3] = steps * unit, affine[:3] * unit
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     spacing = np.where(np.abs(steps - columns) <= 1e-3 * columns, steps, columns)  # the nominal value where it agrees
     if not np.isfinite(affine).all() or (spacing[:dims] <= 0).any():
@@ -111,6 +120,7 @@ def _geometry(header, path: Path) -> Geometry:
     direction = affine[:3, :3] / scale
     if not direction[:, 2].any():
         direction[:, 2] = np.cross(direction[:, 0], direction[:, 1])
+    refuse_flat_axes(direction, path)
     z = spacing[2] if dims == 3 else FLAT_SPACING * max(spacing[:2])
     return Geometry(
         spacing=(float(z), float(spacing[1]), float(spacing[0])),
@@ -156,7 +166,8 @@ def _rotated(header, steps: np.ndarray) -> np.ndarray:
 def _scaled(voxels: np.ndarray, header) -> np.ndarray:
     slope, inter = (float(header[name]) for name in ("scl_slope", "scl_inter"))
     inter = inter if np.isfinite(inter) else 0.0
-    if not np.isfinite(slope) or slope == 0 or (slope, inter) == (1, 0):
+    slope = slope if np.isfinite(slope) and abs(slope) > EPSILON else 1.0  # as ITK does; the standard says: no scaling
+    if abs(slope - 1) <= EPSILON and abs(inter) <= EPSILON:
         return voxels
     wide = np.float32 if voxels.dtype.itemsize <= 2 or voxels.dtype == np.float32 else np.float64
     with np.errstate(over="ignore", invalid="ignore"):  # what is not a number is told by those who need numbers

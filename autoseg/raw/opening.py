@@ -10,7 +10,7 @@ from autoseg.raw.dataset import UNUSABLE, Case, Dataset, Draft, raise_first, saf
 from autoseg.raw.description import Description, parse_description, read_description
 from autoseg.raw.folders import Found, listed_pairs, named_cases, nnunet_cases
 from autoseg.raw.lists import csv_cases, json_cases, usual_ending
-from autoseg.raw.problems import Problem
+from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
 from autoseg.raw.tables import read_extras
 from autoseg.storage import read_json
 from autoseg.workspace import Workspace
@@ -77,9 +77,11 @@ def _described(file: Path) -> tuple[Path, Description, Found]:
     content = description.json
     if "cases" in content:
         return file.parent, description, json_cases(file, description)
-    folder = file.parent / str(content.get("folder", "."))
-    if not folder.is_dir():
-        raise UserError(f"field folder names {folder}, which does not exist", where=file, mend="correct the path")
+    name = content.get("folder", ".")
+    folder = file.parent / str(name)
+    if not isinstance(name, str) or not is_there(folder, folder=True):
+        what = f"field folder names {short(folder, LONGEST_PATH)}, which does not exist"
+        raise UserError(what, where=file, mend="correct the path")
     base = folder / "dataset.json"
     if base.is_file() and base.resolve() != file.resolve():
         description = read_description(file, read_json(base))

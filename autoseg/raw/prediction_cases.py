@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 
@@ -10,6 +11,12 @@ from autoseg.raw import dicom
 from autoseg.raw.dataset import Case, safe_name
 from autoseg.raw.folders import Found, list_images
 from autoseg.raw.images import ending_of
+from autoseg.raw.problems import short
+from autoseg.storage import LEFTOVERS
+
+NO_IMAGES = ("._", *LEFTOVERS)  # what macOS writes beside a file, and what killed commands were writing
+
+log = logging.getLogger(__name__)
 
 
 def list_prediction_cases(folder: Path, *, channels: int, file_ending: str) -> tuple[Case, ...]:
@@ -57,7 +64,12 @@ def _ending(folder: Path, wanted: str) -> str | None:
 
 
 def _from_files(folder: Path, ending: str, channels: int) -> list[Case]:
-    files = [f for f in sorted(folder.iterdir()) if f.name.endswith(ending) and not f.name.startswith(".")]
+    files = [file for file in sorted(folder.iterdir()) if file.name.endswith(ending)]
+    hidden = [file.name for file in files if file.name.startswith(".") and not file.name.startswith(NO_IMAGES)]
+    if hidden:
+        names = short(", ".join(map(repr, hidden)))
+        log.warning("%s: %d hidden file(s) are not segmented, rename them: %s", folder, len(hidden), names)
+    files = [file for file in files if not file.name.startswith(".")]
     files = [file for file in files if file.is_file() and ending_of(file) == ending]
     numbered = re.compile(r".+_\d{4}" + re.escape(ending))
     has_first = any(file.name.endswith(f"_0000{ending}") for file in files)

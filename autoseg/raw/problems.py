@@ -9,6 +9,34 @@ from typing import Any, Literal
 
 from autoseg.errors import UserError
 
+LONGEST_VALUE = 80  # letters of a foreign value that a message repeats
+
+
+LONGEST_PATH = 400
+
+
+def short(text: str | Path, most: int = LONGEST_VALUE) -> str:
+    """Return a foreign text for a message: its middle is left out if it is long."""
+    text = str(text)
+    half = most // 2 - 2
+    return text if len(text) <= most else f"{text[:half]}...{text[-half:]}"
+
+
+def is_there(path: Path, *, folder: bool = False) -> bool:
+    """Tell whether a path of a foreign description leads to a file, or with `folder` to a folder.
+
+    One that is too long, or holds what no path may, does not.
+    """
+    try:
+        return path.is_dir() if folder else path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def printable(text: str) -> str:
+    """Return a text that can be written as UTF-8: names of files may hold bytes that are no characters."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -71,7 +99,7 @@ class CheckReport:
             file = str(Path(problem.file).relative_to(folder)) if folder and problem.file else problem.file
             place = ", ".join(part for part in (file, problem.field) if part)
             rows.append((problem.severity, problem.case, place, problem.message, problem.mend))
-        return "\n".join([*_layout(rows, width), self.summary]) if len(rows) > 1 else self.summary
+        return printable("\n".join([*_layout(rows, width), self.summary]) if len(rows) > 1 else self.summary)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the report in JSON types."""

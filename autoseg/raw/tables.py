@@ -46,6 +46,14 @@ def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"the table cannot be read ({error})", where=file, mend="write it as UTF-8 text") from None
+    try:
+        yield from _rows(file, text)
+    except csv.Error as error:
+        mend = "look for a quotation mark that is not closed"
+        raise UserError(f"the table cannot be read ({error})", where=file, mend=mend) from None
+
+
+def _rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
     reader = csv.DictReader(text.splitlines(), delimiter="\t" if file.suffix == ".tsv" else ",")
     columns = [(name or "").strip() for name in reader.fieldnames or ()]
     if len(set(columns)) != len(columns):
@@ -97,7 +105,8 @@ def _take_texts(extras: dict[str, Extra], file: Path) -> None:
     for case, entry in texts.items():
         extra = extras.setdefault(case, Extra())
         if isinstance(entry, dict):  # a prompt and further texts
-            extra.text = extra.text or entry.get("prompt")
+            prompt = entry.get("prompt")
+            extra.text = extra.text or (None if prompt is None else str(prompt))
             extra.attributes |= {name: value for name, value in entry.items() if name != "prompt"}
         else:
             extra.text = extra.text or str(entry)

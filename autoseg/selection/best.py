@@ -65,6 +65,8 @@ def find_best(
     if not restart and _is_current(folder, inputs):
         log.info("%s is up to date", folder)
         return folder
+    for run in (run for experiment in experiments for run in experiment.chosen_runs.values()):
+        run.check_weights()
     references = references_of(data)
     candidates, tables, more = _candidates(
         experiments, references, data, workspace, device=device if ensembles else None

@@ -76,13 +76,12 @@ class FoldPredictor:
 
 
 def _load(run: Run, configuration: Configuration, workspace: Workspace) -> Any:
-    from safetensors.torch import load_file
-
     from autoseg.plugins import build_network
+    from autoseg.training.checkpoint import load_weights
 
     network = build_network(configuration.architecture, configuration.network, workspace.root)
     try:
-        network.load_state_dict(load_file(run.weights))
+        network.load_state_dict(load_weights(run.weights))
     except RuntimeError as error:
         raise UserError(
             f"the weights do not fit architecture {configuration.architecture!r}: {str(error)[:300]}",

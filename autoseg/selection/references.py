@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import CasesFailed
 from autoseg.labels import Labels
 from autoseg.raw import Dataset, read_label
@@ -49,7 +50,12 @@ def tables_from_files(
 ) -> dict[str, ComponentTable]:
     """Return the component table of every predicted label map, sorted by case; every file is read once."""
     tasks = [_Task(path, references[case], labels) for case, path in predictions.items()]
-    results = list(run_cases(_table, tasks, stage="post-processing", workers=workers, progress="post-processing"))
+    results = list(
+        run_cases(
+            _table, tasks, stage="post-processing", workers=workers, progress="post-processing",
+            size_of=lambda task: file_bytes((task.prediction, task.reference.path)),
+        )
+    )  # fmt: skip
     failures = [result.error for result in results if result.error is not None]
     if failures:
         raise CasesFailed(failures)

@@ -11,6 +11,7 @@ from typing import Any
 from autoseg.errors import UserError
 from autoseg.plans import Plans
 from autoseg.storage import read_json
+from autoseg.training.log import check_weights, is_trained
 from autoseg.workspace import Workspace
 
 CONFIGURATION_ORDER = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
@@ -34,6 +35,10 @@ class Run:
     def weights(self) -> Path:
         """Return the file of the network's weights."""
         return self.folder / WEIGHTS_FILE
+
+    def check_weights(self, copy: Path | None = None) -> None:
+        """Raise UserError if the weights, or what was copied of them, are not those that training wrote."""
+        check_weights(self.weights, self.record, copy)
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -154,6 +159,8 @@ def _key(record: Any, file: Path) -> tuple[str, str, str]:
 def _read_run(folder: Path, record: dict[str, Any]) -> tuple[Run | None, str]:
     if record.get("status") != "finished":
         return None, f"its status is {record.get('status')!r}; call the same train command again to finish it"
+    if not is_trained(record):
+        return None, "its time was over before the first step; call the same train command again, with more time"
     for name in (WEIGHTS_FILE, PLANS_FILE):
         if not (folder / name).is_file():
             return None, f"{name} is missing"

@@ -73,6 +73,7 @@ def _write_member(root: Path, source: MemberSource) -> Member:
     for fold, run in source.runs.items():
         folds[fold] = f"{relative}/fold_{fold}.safetensors"
         shutil.copyfile(run.weights, root / folds[fold])
+        run.check_weights(root / folds[fold])
     plugin = None
     if source.plugin_source is not None:
         plugin = f"{relative}/{source.plugin_source.name}"

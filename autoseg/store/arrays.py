@@ -70,7 +70,7 @@ def slice_array(handle: Any, slices: Any, path: Path) -> np.ndarray:
 def damaged(path: Path, reason: object) -> UserError:
     """Return the error for a stored file that cannot be read."""
     what = "the file is missing" if not path.is_file() else f"the stored array is damaged ({reason})"
-    return UserError(what, where=path, mend="preprocess again with --restart")
+    return UserError(what, where=path, mend="preprocess again: what is damaged is made anew")
 
 
 def smallest_float(array: np.ndarray) -> np.ndarray:

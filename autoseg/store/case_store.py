@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from autoseg.errors import UserError
-from autoseg.plans import parse
-from autoseg.storage import file_hash, read_json, write_bytes, write_json
+from autoseg.plans import Frozen, parse
+from autoseg.storage import read_json, write_bytes, write_json
 from autoseg.store.arrays import compress, smallest_float, smallest_label
 from autoseg.store.layout import CASES, IMAGE, INDEX_FILE, LABEL, LOCATIONS, case_file, previous_stage_file
-from autoseg.store.records import CaseRecord, Index, Preprocessed, StoredFile
+from autoseg.store.records import CaseRecord, Index, Preprocessed, StoredFile, is_intact, read_record
 from autoseg.store.stored_case import ArrayReader, StoredCase
 from autoseg.workers import available_memory
+
+log = logging.getLogger(__name__)
 
 CACHE_SHARE = 0.25  # of the free memory that decompressed cases may take
 
@@ -47,11 +52,14 @@ class CaseStore:
         return (self.folder / INDEX_FILE).is_file() and not self._loose_records()
 
     def is_complete(self, case: str, input_hash: str) -> bool:
-        """Return whether the case was made from these inputs and its files have their sizes."""
+        """Return whether the case was made from these inputs and its files, which are read, have their checksums."""
         record = self._records.get(case)
         if record is None or record.input_hash != input_hash:
             return False
-        return all(_size(self.folder / CASES / name) == stored.size for name, stored in record.files.items())
+        damaged = [name for name, stored in record.files.items() if not is_intact(self.folder / CASES / name, stored)]
+        if damaged:
+            log.warning("case %s is preprocessed again: %s is missing or damaged", case, ", ".join(damaged))
+        return not damaged
 
     def read(self, case: str) -> StoredCase:
         """Return a handle on a case; no array is read before it is asked for."""
@@ -130,6 +138,10 @@ class CaseStore:
             case_file(self.folder, case, "json").unlink(missing_ok=True)
         self._replace(kept)
 
+    def drop_unreadable(self) -> None:
+        """Delete an index and records that are damaged, with a warning: their cases are made anew."""
+        self._replace(self._load(drop=True))
+
     def verify(self) -> tuple[str, ...]:
         """Read every file and return one message per file that is missing or does not match its checksum."""
         faults = []
@@ -138,7 +150,7 @@ class CaseStore:
                 path = self.folder / CASES / name
                 if not path.is_file():
                     faults.append(f"case {record.id}: {path} is missing")
-                elif file_hash(path) != stored.sha256:
+                elif not is_intact(path, stored):
                     faults.append(f"case {record.id}: {path} does not match its checksum")
         return tuple(faults)
 
@@ -147,12 +159,19 @@ class CaseStore:
         stored = self.read(case)
         if label.shape != stored.shape:
             raise ValueError(f"case {case}: the previous stage has shape {label.shape}, the case {stored.shape}")
-        write_bytes(previous_stage_file(self.folder, name, case), compress(smallest_label(label)))
+        content, path = compress(smallest_label(label)), previous_stage_file(self.folder, name, case)
+        write_bytes(path, content)
+        write_json(path.with_suffix(".json"), _stored_file(content).model_dump(), sealed=True)
         self._replace(self._records)
 
     def has_previous_stage(self, case: str, name: str) -> bool:
-        """Return whether a label map of the previous stage `name` is stored for a case."""
-        return previous_stage_file(self.folder, name, case).is_file()
+        """Return whether a label map of the previous stage `name` is stored for a case, undamaged."""
+        path = previous_stage_file(self.folder, name, case)
+        try:
+            stored: StoredFile = read_record(path)
+        except UserError:  # there is none, or it is damaged
+            return False
+        return is_intact(path, stored)
 
     @cached_property
     def _records(self) -> dict[str, CaseRecord]:
@@ -165,12 +184,14 @@ class CaseStore:
         total = sum(record.bytes_in_memory for record in self._records.values())
         return ArrayReader(total <= CACHE_SHARE * available_memory())
 
-    def _load(self) -> dict[str, CaseRecord]:
+    def _load(self, *, drop: bool = False) -> dict[str, CaseRecord]:
         index = self.folder / INDEX_FILE
-        records = dict(parse(Index, read_json(index), index).cases) if index.is_file() else {}
+        records: dict[str, CaseRecord] = {}
+        if index.is_file() and (found := _parsed(Index, index, drop=drop)) is not None:
+            records |= found.cases
         for path in self._loose_records():
-            record: CaseRecord = parse(CaseRecord, read_json(path), path)
-            records[record.id] = record
+            if (record := _parsed(CaseRecord, path, drop=drop)) is not None:
+                records[record.id] = record
         return records
 
     def _loose_records(self) -> list[Path]:
@@ -188,8 +209,16 @@ def _stored_file(content: bytes) -> StoredFile:
     return StoredFile(size=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def _size(path: Path) -> int | None:
-    return path.stat().st_size if path.is_file() else None
+def _parsed(kind: type[Frozen], path: Path, *, drop: bool) -> Any:
+    """Return what a file says; with `drop` one that is damaged is deleted, and None returned."""
+    try:
+        return parse(kind, read_json(path), path)
+    except UserError as error:
+        if not drop or not os.access(path, os.R_OK):
+            raise
+        log.warning("%s: %s; its case(s) are preprocessed again", path, error.what)
+        path.unlink()
+        return None
 
 
 def _npy(array: np.ndarray) -> bytes:

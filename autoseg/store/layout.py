@@ -4,6 +4,7 @@ cases/<id>.image.b2nd, .label.b2nd, .locations.npy    a case
 cases/<id>.json                                       its record, written last: a case without record does not exist
 index.json                                            the records of all cases, once the store is sealed
 previous/<name>/<id>.b2nd                             label maps of a previous stage, for cascades
+previous/<name>/<id>.json                             size and checksum of such a label map, written after it
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from autoseg.plans import Frozen
+from autoseg.plans import Frozen, parse
+from autoseg.storage import file_hash, read_json
 
 
 class CaseProperties(Frozen):
@@ -39,6 +41,20 @@ class StoredFile(Frozen):
 
     size: int
     sha256: str
+
+
+def is_intact(path: Path, stored: StoredFile) -> bool:
+    """Return whether a file has its size and, which is looked at after it, its checksum."""
+    try:
+        return path.stat().st_size == stored.size and file_hash(path) == stored.sha256
+    except OSError:
+        return False
+
+
+def read_record(path: Path) -> StoredFile:
+    """Return size and checksum of a file that has them beside it."""
+    beside = path.with_suffix(".json")
+    return parse(StoredFile, read_json(beside), beside)
 
 
 class CaseRecord(Frozen):

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from autoseg.errors import UserError
-from autoseg.storage import file_hash
 from autoseg.store.arrays import damaged, open_array, read_array, slice_array
 from autoseg.store.layout import IMAGE, LABEL, LOCATIONS, case_file, previous_stage_file
-from autoseg.store.records import CaseProperties, CaseRecord, StoredFile
+from autoseg.store.records import CaseProperties, CaseRecord, StoredFile, is_intact, read_record
 
 HANDLES_PER_THREAD = 32
 
@@ -38,7 +37,7 @@ class ArrayReader:
         """Raise UserError if the file is not the one that was written; None is a file without a checksum."""
         if stored is None or path in self._intact:
             return
-        if not path.is_file() or file_hash(path) != stored.sha256:
+        if not is_intact(path, stored):
             raise damaged(path, "it does not match its checksum")
         self._intact.add(path)
 
@@ -70,6 +69,7 @@ class StoredCase:
         self.record = record
         self._folder = folder
         self._reader = reader
+        self._previous: dict[Path, StoredFile] = {}  # checksums of label maps of previous stages
 
     @property
     def id(self) -> str:
@@ -105,7 +105,8 @@ class StoredCase:
 
     def label(self, slices: Slices | None = None) -> np.ndarray:
         """Return (a part of) the label map as a new int16 array (*S) of internal values, -1 outside."""
-        return self._label_map(case_file(self._folder, self.id, LABEL), slices)
+        path = case_file(self._folder, self.id, LABEL)
+        return self._label_map(path, slices, self.record.files.get(path.name))
 
     def previous_stage(self, slices: Slices | None = None, *, name: str) -> np.ndarray:
         """Return (a part of) the label map that the previous stage `name` predicted, as int16."""
@@ -116,7 +117,9 @@ class StoredCase:
                 where=path,
                 mend="train every fold of the previous stage first: its validation predicts the training cases",
             )
-        return self._label_map(path, slices)
+        if path not in self._previous:
+            self._previous[path] = read_record(path)
+        return self._label_map(path, slices, self._previous[path])
 
     @cached_property
     def locations(self) -> dict[int, np.ndarray]:
@@ -133,6 +136,6 @@ class StoredCase:
             raise damaged(path, f"unexpected shape {coordinates.shape}")
         return dict(zip(counts, np.split(coordinates, ends[:-1]), strict=True)) if counts else {}
 
-    def _label_map(self, path: Path, slices: Slices | None) -> np.ndarray:
-        values = self._reader.read(path, slices if slices is not None else ..., self.record.files.get(path.name))
+    def _label_map(self, path: Path, slices: Slices | None, stored: StoredFile | None) -> np.ndarray:
+        values = self._reader.read(path, slices if slices is not None else ..., stored)
         return values.astype(np.int16, copy=self._reader.keep)

@@ -15,7 +15,7 @@ from autoseg.inference import previous_stage_label
 from autoseg.plans import Configuration, Plans
 from autoseg.raw import Dataset, read_label
 from autoseg.store import CaseStore
-from autoseg.training.log import RUN_FILE, read_run
+from autoseg.training.log import RUN_FILE, is_trained, read_run
 from autoseg.training.validation import validated_file
 from autoseg.workspace import Workspace
 
@@ -62,7 +62,7 @@ def _out_of_fold(experiment: Path, file_ending: str) -> dict[str, Path]:
     found: dict[str, Path] = {}
     folders = sorted(experiment.glob("fold_*"), key=lambda folder: folder.name == "fold_all")
     for folder in folders:
-        if not (folder / RUN_FILE).is_file() or read_run(folder).get("status") != "finished":
+        if not (folder / RUN_FILE).is_file() or not is_trained(read_run(folder)):
             continue
         for case in read_run(folder)["validation_cases"]:
             path = validated_file(folder, case, file_ending)

@@ -16,6 +16,7 @@ from torch import nn
 
 from autoseg.errors import UserError
 from autoseg.storage import write_bytes
+from autoseg.training.log import RUN_FILE, check_weights, read_run
 
 STATE_FILE = "state.pt"
 WEIGHTS_FILE = "weights.safetensors"
@@ -99,16 +100,18 @@ def load_state(folder: Path, state: State) -> None:
     state.extra.update(loaded["extra"])
 
 
-def save_weights(folder: Path, module: nn.Module) -> Path:
-    """Write the predicting module's weights as safetensors; returns the file."""
+def save_weights(folder: Path, module: nn.Module) -> str:
+    """Write the predicting module's weights as safetensors; returns their SHA-256 digest."""
     tensors = {name: tensor.contiguous().cpu() for name, tensor in plain_state(module).items()}
-    path = folder / WEIGHTS_FILE
-    write_bytes(path, save(_without_sharing(tensors)))
-    return path
+    content = save(_without_sharing(tensors))
+    write_bytes(folder / WEIGHTS_FILE, content)
+    return hashlib.sha256(content).hexdigest()
 
 
 def load_weights(path: Path) -> dict[str, torch.Tensor]:
-    """Read safetensors weights."""
+    """Read safetensors weights; those of a run must be the ones that its record knows."""
+    if path.name == WEIGHTS_FILE and (path.parent / RUN_FILE).is_file():
+        check_weights(path, read_run(path.parent))
     return load_file(path)
 
 

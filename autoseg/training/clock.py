@@ -13,7 +13,7 @@ class Clock:
     steps: int
     budget: float | None
     elapsed_before: float = 0.0
-    _started: float = field(default_factory=time.monotonic)
+    _started: float = field(default_factory=lambda: time.monotonic())
 
     @property
     def elapsed(self) -> float:

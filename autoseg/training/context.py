@@ -32,6 +32,7 @@ class RunContext:
     rank: int = 0  # this process among `processes`
     processes: int = 1
     pretrained: bool = False  # the run starts from given weights
+    left_out_cases: tuple[str, ...] = ()  # of the fold, which are not in the store
 
     def case(self, case_id: str) -> Case:
         """Return the raw case of an id."""

@@ -51,8 +51,7 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     if not (folder / RUN_FILE).is_file():
         return
     found = read_run(folder)
-    learnt = (folder / STATE_FILE).is_file() or (folder / WEIGHTS_FILE).is_file()
-    if not learnt and found.get("status") in ("failed", "interrupted"):
+    if makes_room(folder, found):
         return
     kept = found.get("identity")
     if kept is not None and found.get("status") != "finished":  # a plug-in may be mended on the way
@@ -63,6 +62,12 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     difference = None if kept is None else _difference(kept, asked)
     if difference is not None:
         raise UserError(f"this folder holds a run with {difference}", where=folder, mend=MEND)
+
+
+def makes_room(folder: Path, record: Mapping[str, Any]) -> bool:
+    """Return whether the run of this run.json stopped before it had learnt anything to keep."""
+    learnt = (folder / STATE_FILE).is_file() or (folder / WEIGHTS_FILE).is_file()
+    return not learnt and record.get("status") in ("failed", "interrupted")
 
 
 def _difference(kept: Any, asked: Any, name: str = "") -> str | None:

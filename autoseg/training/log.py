@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoseg.storage import read_json, write_json, write_text
+from autoseg.errors import UserError
+from autoseg.storage import file_hash, read_json, write_json, write_text
 
 LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"
+WEIGHTS_DIGEST = "weights_sha256"  # field of run.json
 logger = logging.getLogger("autoseg.training")
 
 
@@ -61,6 +64,26 @@ def write_run(folder: Path, **fields: Any) -> None:
     write_json(path, {**current, **fields}, sealed=True)
 
 
+def is_trained(record: Mapping[str, Any]) -> bool:
+    """Return whether run.json tells of a run that ended, and had made a step before."""
+    return record.get("status") == "finished" and record.get("steps_done") != 0
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Return run.json of a run folder."""
     return read_json(folder / RUN_FILE)
+
+
+def check_weights(path: Path, record: Mapping[str, Any], copy: Path | None = None) -> None:
+    """Raise UserError if `path`, or a `copy` of it, holds other weights than the finished run of this run.json.
+
+    Before its end a run may be killed between the writing of its weights and of its record; and earlier versions
+    recorded nothing.
+    """
+    digest = record.get(WEIGHTS_DIGEST)
+    if digest is not None and record.get("status") == "finished" and file_hash(copy or path) != digest:
+        raise UserError(
+            f"the weights do not match the {WEIGHTS_DIGEST} of {RUN_FILE}, so the file was damaged or changed",
+            where=path,
+            mend="train this fold again: the same train command with --restart",
+        )

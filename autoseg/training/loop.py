@@ -19,7 +19,7 @@ from autoseg.randomness import seed_for
 from autoseg.training.checkpoint import Progress, State, save_state, save_weights
 from autoseg.training.clock import Clock
 from autoseg.training.health import LossMeter, check_finite, check_not_blind
-from autoseg.training.log import RunLog
+from autoseg.training.log import WEIGHTS_DIGEST, RunLog, write_run
 from autoseg.training.observing import Observer
 from autoseg.training.stopping import StopRequest
 from autoseg.training.thread_count import ThreadCount
@@ -57,7 +57,8 @@ class Fit:
         """Write a checkpoint and usable weights; only the first process does."""
         if self.fabric.global_rank == 0:
             folder = self.trainer.context.folder
-            save_weights(folder, self.trainer.inference_module())
+            digest = save_weights(folder, self.trainer.inference_module())
+            write_run(folder, **{WEIGHTS_DIGEST: digest})
             save_state(folder, self.state)  # last: a run that it calls finished has its weights
 
 

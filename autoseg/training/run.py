@@ -16,14 +16,14 @@ import torch
 import autoseg
 from autoseg import plugins
 from autoseg.devices import choose_precision
-from autoseg.errors import Interrupted
+from autoseg.errors import Interrupted, UserError
 from autoseg.storage import remove_leftovers, write_text
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock
 from autoseg.training.context import RunContext
 from autoseg.training.identity import identity
-from autoseg.training.log import RunLog, read_run, write_run
+from autoseg.training.log import RunLog, is_trained, read_run, write_run
 from autoseg.training.loop import Fit, fit, restore_scaler
 from autoseg.training.observing import Observer
 from autoseg.training.pretrained import load_pretrained, table_text
@@ -72,7 +72,7 @@ def is_finished(folder: Path) -> bool:
     """Return whether a run in `folder` trained to its end and was validated."""
     if not (folder / "run.json").is_file() or not (folder / WEIGHTS_FILE).is_file():
         return False
-    return read_run(folder).get("status") == "finished"
+    return is_trained(read_run(folder))
 
 
 def _precision(settings: Mapping[str, Setting], context: RunContext) -> str:
@@ -162,6 +162,12 @@ def _train(
     finally:  # of all starts of the run, and of all threads
         spent = read_run(context.folder).get("cpu_seconds", 0.0) + time.process_time() - before
         _record(context, cpu_seconds=round(spent, 2))
+    if state.progress.step == 0:  # an untrained network must not pass for a trained one
+        raise UserError(
+            f"the {options.seconds:.0f} s for fold {context.fold} were over before the first step",
+            where="--time-budget",
+            mend="give more time, then repeat the command",
+        )
     state.progress.finished = True
     run.save()
 
@@ -232,6 +238,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         train_cases=list(context.training_cases),
         validation_cases=list(context.validation_cases),
         unlabelled_cases=list(context.unlabelled_cases),
+        left_out_cases=list(context.left_out_cases),
         steps=trainer.steps,
         steps_done=progress.step,
         time_budget=options.seconds,

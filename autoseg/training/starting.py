@@ -6,7 +6,7 @@ import logging
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,12 @@ from autoseg.store import CaseStore
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext
 from autoseg.training.folds import parse_folds
-from autoseg.training.identity import check_same_run, identity
-from autoseg.training.log import RUN_FILE, read_run
+from autoseg.training.identity import check_same_run, identity, makes_room
+from autoseg.training.log import RUN_FILE, is_trained, read_run
 from autoseg.training.probe import time_step
 from autoseg.training.recipe import length_of, recipe_for, suited
 from autoseg.training.run import RunOptions, carry_out, is_finished
+from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
 from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
@@ -138,23 +139,41 @@ class _Training:
             command = "train" if self.trainer_class.needs_labels else "pretrain"
             raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
         contexts = self.contexts()
+        self._tell_left_out(contexts)
         share = None if self.time_budget is None else self.time_budget / len(contexts)
-        runs = [(context, self._make_place(context, share)) for context in contexts]
-        if len(self.devices) > 1 and len(contexts) > 1:
+        with alone_in(context.folder for context in contexts):
+            runs = [(context, self._make_place(context, share)) for context in contexts]
+            spread = len(self.devices) > 1 and len(contexts) > 1
+            if not spread:
+                self._train_here(runs)
+        if spread:  # each of the processes holds its own folders
             self._spread(contexts)
-            return [context.folder for context in contexts]
+        return [context.folder for context in contexts]
+
+    def _train_here(self, runs: Sequence[tuple[RunContext, Mapping[str, Setting]]]) -> None:
+        """Carry out the runs one after the other."""
         if len(self.devices) > 1:
             logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
-        finished = []
-        if self.time_budget is not None:  # the set-up of the whole call counts, too
-            share = (self.time_budget - (time.monotonic() - self.started)) / len(contexts)
+        share = self._share(len(runs)) if any(not is_finished(context.folder) for context, _ in runs) else None
         for context, settings in runs:
             if is_finished(context.folder):
                 logger.info("fold %s is finished already: %s", context.fold, context.folder)
             else:
                 carry_out(self.trainer_class, context, settings, self._options(share))
-            finished.append(context.folder)
-        return finished
+
+    def _share(self, runs: int) -> float | None:
+        """Return the seconds of each of the runs: what the set-up of the whole call, which counts, too, has left."""
+        if self.time_budget is None:
+            return None
+        spent = time.monotonic() - self.started
+        if spent >= self.time_budget:
+            raise UserError(
+                f"the time budget of {self.time_budget:.0f} s was over before training began: "
+                f"the start took {spent:.0f} s",
+                where="--time-budget",
+                mend=f"give more than {spent:.0f} s and the time to train, or start it when the machine is less busy",
+            )
+        return (self.time_budget - spent) / runs
 
     def contexts(self) -> list[RunContext]:
         """Return what each of the runs is about; nothing is written but a cascade's input."""
@@ -176,7 +195,7 @@ class _Training:
 
     def _make_place(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
         """Make sure that what lies in the run's folder is this run, or nothing; returns the run's settings."""
-        if self.restart and context.folder.exists():
+        if context.folder.exists() and (self.restart or _is_untrained(context.folder)):
             shutil.rmtree(context.folder)
         settings = self._settings_of(context, seconds)
         check_same_run(context.folder, identity(context, self.found.reference, settings, self.pretrained))
@@ -238,9 +257,10 @@ class _Training:
         if seconds is None or self._planned_for(seconds):
             return self.settings
         given = self.arguments["settings"] or {}, self.arguments["recipe"]
-        if (context.folder / RUN_FILE).is_file():
-            kept = read_run(context.folder).get("settings", {})
-            length = {name: entry["value"] for name, entry in kept.items() if entry["origin"] == LENGTH}
+        kept = read_run(context.folder) if (context.folder / RUN_FILE).is_file() else None
+        if kept is not None and not makes_room(context.folder, kept):
+            named = kept.get("settings", {})
+            length = {name: entry["value"] for name, entry in named.items() if entry["origin"] == LENGTH}
             return self._resolve(*given, length)
         if self._timed is None:
             self._timed = self._resolve(*given, self._fitting(seconds))
@@ -280,6 +300,7 @@ class _Training:
         ids = [case.id for case in self.dataset.cases]
         split = split_of(splits, ids, fold)
         stored = set(store.cases)
+        left_out = tuple(case for case in (*split["train"], *split["val"]) if case not in stored)
         training = tuple(case for case in split["train"] if case in stored)
         unlabelled = tuple(case.id for case in self.dataset.unlabelled if case.id in stored)
         if self.labelled is not None:
@@ -295,8 +316,18 @@ class _Training:
             training_cases=training, validation_cases=tuple(case for case in split["val"] if case in stored),
             unlabelled_cases=unlabelled, fold=fold, folder=folder, device=self.device, seed=self.seed,
             workspace_root=self.workspace.root, previous_stage=previous, processes=self.processes,
-            pretrained=self.pretrained is not None,
+            pretrained=self.pretrained is not None, left_out_cases=tuple(sorted(set(left_out))),
         )  # fmt: skip
+
+    def _tell_left_out(self, contexts: Sequence[RunContext]) -> None:
+        """Name, once for all folds, the cases that the store lacks: those of which preprocessing failed."""
+        names = sorted({case for context in contexts for case in context.left_out_cases})
+        if names:
+            logger.warning(
+                "%d of %d case(s) are left out of training and validation, since they are not preprocessed: %s\n"
+                "To mend it: run autoseg plan-and-preprocess %s again; it tells what is wrong with them",
+                len(names), len(self.dataset.cases), ", ".join(names), self.dataset.name,
+            )  # fmt: skip
 
     def _options(self, seconds: float | None) -> RunOptions:
         return RunOptions(
@@ -307,6 +338,14 @@ class _Training:
             pretrained=self.pretrained,
             threads=self.threads,
         )
+
+
+def _is_untrained(folder: Path) -> bool:
+    """Return whether a run in `folder` passes for finished without a single step: its time was over at the start."""
+    if not (folder / RUN_FILE).is_file():
+        return False
+    record = read_run(folder)
+    return record.get("status") == "finished" and not is_trained(record)
 
 
 def _checked_name(name: str) -> str:

@@ -1,9 +1,11 @@
+import logging
 import threading
 import time
 
 import pytest
 import torch
 
+from autoseg import waiting
 from autoseg.batches import Batch, BatchError, PatchStream, Prefetcher, StreamSettings
 
 
@@ -48,6 +50,32 @@ def test_an_error_names_step_and_cases_and_comes_in_its_place(threads):
             prefetcher.next()
         assert caught.value.step == 2
         assert prefetcher.next().step == 3
+
+
+def test_a_long_wait_tells_what_every_thread_is_doing(monkeypatch, caplog):
+    monkeypatch.setattr(waiting, "SILENCE_SECONDS", 0.01)
+    told = threading.Event()
+
+    class Stuck(Slow):
+        def batch(self, step, device="cpu"):
+            assert told.wait(20)
+            return super().batch(step, device)
+
+    class Seen(logging.Handler):
+        def emit(self, record):
+            told.set()
+
+    handler = Seen()
+    logging.getLogger("autoseg.waiting").addHandler(handler)
+    try:
+        with Prefetcher(Stuck(), start=0, device="cpu", threads=1, depth=2) as prefetcher:
+            assert prefetcher.next().step == 0
+    finally:
+        logging.getLogger("autoseg.waiting").removeHandler(handler)
+    assert caplog.messages[0].startswith(
+        "training data: no batch was finished for 0 s; at work: batch of step 0 (cases"
+    )
+    assert "case_0" in caplog.messages[0]
 
 
 def test_close_ends_all_threads():

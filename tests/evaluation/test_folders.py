@@ -118,6 +118,43 @@ def test_what_cannot_work_is_told_before_anything_is_read(folders, tmp_path):
         evaluate(folders / "predictions", folders / "references", tolerance=-1)
 
 
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([], r"must hold one JSON object"),
+        (DESCRIPTION | {"file_ending": 5}, r"field file_ending must be a supported ending, got 5"),
+        (DESCRIPTION | {"file_ending": ["x" * 5000]}, r"file_ending must be a supported ending, got \['x+\.\.\.x+'\]"),
+        (DESCRIPTION | {"annotated": {"x": [["q"]]}}, r"annotated of case x names \['q'\], which is no label"),
+        (DESCRIPTION | {"annotated": {"x": "Anterior"}}, r"annotated of case x names 'Anterior', which is no label"),
+        (DESCRIPTION | {"annotated": {"x": [None, 3]}}, r"annotated of case x names "),
+    ],
+)
+def test_wrong_fields_of_the_description_are_told(folders, content, says):
+    (folders / "d.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"d\.json: .*{says}") as caught:
+        evaluate(folders / "predictions", folders / "references", dataset_json=folders / "d.json", workers=1)
+    assert caught.value.mend
+    assert len(caught.value.what) < 300
+
+
+def test_a_description_without_ending_means_nifti(folders):
+    (folders / "d.json").write_text(json.dumps(DESCRIPTION | {"file_ending": None}))
+    done = evaluate(folders / "predictions", folders / "references", dataset_json=folders / "d.json", workers=1)
+    assert len(done.cases) == 3
+
+
+@pytest.mark.parametrize("side", ["predictions", "references"])
+def test_a_folder_with_the_name_of_a_label_map_is_told(folders, side):
+    path = sorted((folders / side).iterdir())[1]
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(EvaluationFailed) as caught:
+        evaluate(folders / "predictions", folders / "references", workers=1)
+    (failure,) = caught.value.failures
+    assert failure.case == path.name.removesuffix(".nii.gz")
+    assert f"{path}: this is a folder" in failure.reason
+
+
 def test_without_surface_only_hd95_and_nsd_are_missing(folders):
     whole = evaluate(folders / "predictions", folders / "references", workers=1)
     quick = evaluate(folders / "predictions", folders / "references", surface=False, workers=1)

@@ -8,6 +8,7 @@ from bad_data import Data
 from bad_images import flip, move, spoil, stretch, turn
 
 TWO = {"background": 0, "a": 1, "b": 2}
+PAIR = {"image": "imagesTr/bad_0000.nii.gz", "label": "labelsTr/bad.nii.gz"}
 
 
 def four_dimensional(data: Data) -> None:
@@ -135,6 +136,27 @@ DESCRIPTIONS = {
     ),
     "training pairs of the wrong form": (lambda d: d.describe(training=["bad"]), "field training"),
     "nnU-Net's field dataset as a list": (lambda d: d.describe(dataset=["bad"]), "field dataset"),
+    "a label that stands twice": (
+        lambda d: d.file.write_text(d.file.read_text().replace('"posterior"', '"anterior"')),
+        "the name 'anterior' stands twice",
+    ),
+    "half a character in a label": (lambda d: d.describe(labels=TWO | {"b\ud800": 3}), "\\ud800 is half a character"),
+    "half a character in the file ending": (
+        lambda d: d.describe(file_ending=".nii\ud800"),
+        "\\ud800 is half a character",
+    ),
+    "a test pair whose label is a number": (
+        lambda d: d.describe(training=[PAIR], test=[PAIR | {"label": 5}], numTraining=1),
+        "field test",
+    ),
+    "a labels_folder of 5000 letters": (lambda d: d.describe(labels_folder="l" * 5000), "field labels_folder"),
+    "a path of 5000 letters": (
+        lambda d: d.describe(training=[PAIR | {"image": f"{'i' * 5000}.nii.gz"}]),
+        "the file does not exist",
+    ),
+    "a folder of 5000 letters": (lambda d: d.describe(folder="f" * 5000), "field folder"),
+    "a case name of 5000 letters": (lambda d: d.describe(cases=[{"case": "c" * 5000, **PAIR}]), "cannot become"),
+    "cases in a table of 5000 letters": (lambda d: d.describe(cases="c" * 5000), "field cases"),
     "no case at all": (empty, "it is empty"),
     "no folder of images": (
         lambda d: shutil.rmtree(d.folder / "imagesTr"),

@@ -162,7 +162,7 @@ IMAGES = {
     ),
     "an MHA with axes in one plane": (
         lambda d: d.only(".mha", lambda path: text_volume(path, b"TransformMatrix = 1 0 0 1 0 0 0 0 1")),
-        "Bad direction",
+        "nearly parallel",
     ),
     "a huge MHA with no data": (
         lambda d: d.only(".mha", lambda path: text_volume(path, b"DimSize = 60000 60000 60000")),

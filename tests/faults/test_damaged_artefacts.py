@@ -4,6 +4,7 @@ import json
 import random
 from functools import partial
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -14,14 +15,19 @@ from torch import nn
 from autoseg.errors import UserError
 from autoseg.evaluation.summary import summarize, write_summary
 from autoseg.fingerprinting import ClassFrequency, Fingerprint
+from autoseg.inference import Predictor
 from autoseg.inference.records import RECORD_FILE, Record
 from autoseg.model_folder import read_model
 from autoseg.plans import Plans
+from autoseg.preprocessing import preprocess
+from autoseg.preprocessing.crop import crop
+from autoseg.preprocessing.decoded import DecodedCache
 from autoseg.raw import open_dataset, read_image
 from autoseg.storage import read_json
 from autoseg.store import CaseProperties, CaseStore, Preprocessed
-from autoseg.training.checkpoint import Progress, State, load_state, save_state
+from autoseg.training.checkpoint import Progress, State, load_state, load_weights, save_state, save_weights
 from autoseg.training.log import read_run, write_run
+from autoseg.workspace import Workspace
 
 TIMES = 12
 SHAPE = (6, 20, 20)
@@ -65,6 +71,10 @@ def state():
     return State({"network": network}, {"network": optimizer}, Progress(step=3))
 
 
+def run_with_weights(folder):
+    write_run(folder, status="finished", weights_sha256=save_weights(folder, state().modules["network"]))
+
+
 # What writes the artefact below a folder, the file of it that is damaged, and what reads it.
 CHECKSUMMED = {
     "image of a store": (store, "cases/a.image.b2nd", lambda folder: read_store(folder, False)),
@@ -74,6 +84,7 @@ CHECKSUMMED = {
     "weights of a model": (write_model, "members/member0/fold_0.safetensors", read_model),
     "plans of a model": (write_model, "members/member0/plans.json", read_model),
     "checkpoint": (lambda folder: save_state(folder, state()), "state.pt", lambda folder: load_state(folder, state())),
+    "weights of a run": (run_with_weights, "weights.safetensors", lambda f: load_weights(f / "weights.safetensors")),
     "raw image": (
         lambda folder: sound(folder),
         "data/imagesTr/bad_0000.nii.gz",
@@ -186,6 +197,106 @@ def test_changed_plans_are_used_with_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize("name", [*CHECKSUMMED, *SEALED, *DESCRIBED])
 def test_a_cut_file_is_named(name, tmp_path):
     all_named(tmp_path, (CHECKSUMMED | SEALED | DESCRIBED)[name], flips=False)
+
+
+@pytest.mark.parametrize("flips", [True, False])
+@pytest.mark.parametrize("name", ["a.nii.gz", "a_probabilities.nii.gz", "a_uncertainty.nii.gz"])
+def test_a_damaged_prediction_is_made_anew(name, flips, tmp_path, caplog):
+    predictor = Predictor.load(write_model(tmp_path / "model"), device="cpu", precision="fp32")
+    (tmp_path / "in").mkdir()
+    voxels = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / "a_0000.nii.gz")
+
+    def predict():
+        (result,) = predictor.predict_folder(
+            tmp_path / "in", tmp_path / "out", save_probabilities=True, uncertainty=True
+        )
+        assert result.error is None
+        return result.skipped
+
+    assert not predict()
+    assert predict()
+    file = tmp_path / "out" / name
+    content = file.read_bytes()
+    values = nib.load(file).get_fdata()
+    for seed in range(3):
+        file.write_bytes(damage(content, seed, flips=flips))
+        assert not predict()
+        assert f"case a is predicted again: {name}" in caplog.text
+        np.testing.assert_array_equal(nib.load(file).get_fdata(), values)
+        assert predict()
+
+
+@pytest.fixture(scope="module")
+def preprocessed(tmp_path_factory):
+    """A workspace with a store of two cases, its data set and plans, and what the store holds."""
+    folder = tmp_path_factory.mktemp("preprocessed")
+    place = Workspace.open(folder / "workspace")
+    data = sound(folder)
+    plans = make_plans("3d", channels=1, outputs=3)
+    preprocess(data.folder, plans, place, workers=1)
+    store = place.store_folder(open_dataset(data.folder).name, "test_3d")
+    return place, data.folder, plans, {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("flips", [True, False])
+@pytest.mark.parametrize("kind", ["image.b2nd", "label.b2nd", "locations.npy", "index.json"])
+def test_damaged_preprocessed_cases_are_repaired_by_preprocessing_again(kind, flips, preprocessed, caplog):
+    place, data, plans, sound_files = preprocessed
+    file = next(path for path in sound_files if path.name.endswith(kind))
+    for seed in range(3):
+        changed = damage(sound_files[file], seed, flips=flips)
+        file.write_bytes(changed)
+        preprocess(data, plans, place, workers=1)
+        if kind != "index.json":
+            assert f"is preprocessed again: {file.name} is missing or damaged" in caplog.text
+            assert file.read_bytes() == sound_files[file]
+        found = json.loads(file.with_name("index.json").read_bytes()) if kind == "index.json" else None
+        assert found is None or found["cases"] == json.loads(sound_files[file])["cases"]
+        assert CaseStore(file.parent if kind == "index.json" else file.parents[1]).verify() == ()
+        caplog.clear()
+        preprocess(data, plans, place, workers=1)
+        assert "again" not in caplog.text
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_damaged_label_map_of_the_previous_stage_is_named_and_does_not_count(flips, tmp_path):
+    store(tmp_path)
+    label = np.random.default_rng(1).integers(0, 3, SHAPE).astype(np.int16)
+    CaseStore(tmp_path).add_previous_stage("a", label, "lowres")
+    assert np.array_equal(CaseStore(tmp_path).read("a").previous_stage(name="lowres"), label)
+    for file in (tmp_path / "previous" / "lowres").iterdir():
+        content = file.read_bytes()
+        for seed in range(TIMES):
+            file.write_bytes(damage(content, seed, flips=flips))
+            if file.suffix == ".json" and flips and json.loads(content) == _json(file):
+                continue
+            assert not CaseStore(tmp_path).has_previous_stage("a", "lowres")
+            with pytest.raises(UserError, match=file.name):
+                CaseStore(tmp_path).read("a").previous_stage(name="lowres")
+        file.write_bytes(content)
+        assert CaseStore(tmp_path).has_previous_stage("a", "lowres")
+
+
+def _json(file):
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        return None
+
+
+@pytest.mark.parametrize("kind", ["image", "label"])
+def test_a_flipped_bit_of_a_decoded_copy_is_noticed(kind, tmp_path):
+    generator = np.random.default_rng(0)
+    cropped = crop(generator.normal(size=(1, *SHAPE)).astype(np.float32), np.ones(SHAPE, np.int16), (1.0, 1.0, 1.0))
+    cache = DecodedCache(tmp_path)
+    cache.write("a", cropped, "0")
+    file = tmp_path / f"a.{kind}.b2nd"
+    content = file.read_bytes()
+    assert np.array_equal(cache.read("a", "0").image, cropped.image)
+    for seed in range(TIMES):
+        file.write_bytes(damage(content, seed, flips=True))
+        assert cache.read("a", "0") is None
 
 
 def test_a_cut_record_of_predictions_is_made_anew(tmp_path):

@@ -9,16 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from bad_data import DESCRIPTION, nifti_header
-from hypothesis import HealthCheck, given, settings
+from bad_data import DESCRIPTION, nifti_header, sound
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from model_factory import make_plans
 
-from autoseg.errors import UserError
+from autoseg.errors import CasesFailed, UserError
+from autoseg.evaluation import evaluate
 from autoseg.model_folder import Model
 from autoseg.plans import Plans, parse
 from autoseg.raw import read_image
 from autoseg.raw.description import parse_description
+from autoseg.raw.opening import draft_dataset
+from autoseg.raw.problems import CheckReport, Problem
 from autoseg.raw.truncation import refuse_truncated
 
 BOUNDED = settings(
@@ -97,6 +100,69 @@ def test_any_description(field, value):
     for problem in description.problems:
         assert problem.message
         assert problem.file == "dataset.json"
+
+
+TEXT = st.text(st.characters(), max_size=8)  # with halves of characters
+PATHS = st.sampled_from(
+    ["imagesTr/bad_0000.nii.gz", "labelsTr/bad.nii.gz", ".", "..", "/", "imagesTr", "b\0.nii.gz", "a\ud800.nii.gz",
+     "i" * 5000, "i" * 5000 + ".nii.gz", "x/" * 3000 + ".nii.gz", "dataset.json", ".nii.gz", "cases.csv"]
+)  # fmt: skip
+VALUES = PATHS | TEXT | JSON
+NAMES = ["image", "label", "images", "case", "name", "split", "text", "annotated", "attributes", "group"]
+ENTRY = st.fixed_dictionaries({"image": VALUES, "images": st.lists(VALUES, max_size=2), "label": VALUES}) | (
+    st.fixed_dictionaries({}, optional=dict.fromkeys(NAMES, VALUES | st.lists(PATHS, max_size=2)))
+)
+CONTENT = VALUES | st.lists(ENTRY | VALUES, max_size=3) | st.dictionaries(TEXT | PATHS, ENTRY | VALUES, max_size=3)
+LISTS = ["training", "test", "cases", "dataset", "folder"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    return sound(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.mark.parametrize("field", [*LISTS, *FIELDS])
+def test_any_data_set(field, whole):
+    """From the file to the table that is printed, with the files of the data set beside it."""
+
+    @settings(BOUNDED, max_examples=40)
+    @given(value=CONTENT, pairs=st.booleans())
+    def described(value, pairs):
+        start = {"training": [{"image": "imagesTr/bad_0000.nii.gz", "label": "labelsTr/bad.nii.gz"}]} if pairs else {}
+        whole.file.write_text(json.dumps(DESCRIPTION | start | {field: value}))
+        try:
+            problems = draft_dataset(whole.folder).problems
+        except UserError as error:
+            problems = (Problem.of_error(error),)
+        report = CheckReport("whole", 0, 0, problems)
+        for told in (report.table(), *(str(problem.as_error()) for problem in problems)):
+            assert told.encode()
+            assert "i" * 1000 not in told
+        assert all(problem.file for problem in problems)
+
+    described()
+
+
+@BOUNDED
+@example(content="x" * 2**18, start=True)  # more than the reader of tables takes for one field
+@given(content=st.text(st.sampled_from('case,image\n"\r\t;\0 /x'), max_size=40), start=st.booleans())
+def test_any_table(whole, content, start):
+    path = whole.folder / "list.csv"
+    path.write_text(("case,image,label\n" if start else "") + content)
+    with suppress(UserError):
+        draft_dataset(path)
+
+
+@BOUNDED
+@example(field="annotated", value={"x": [["q"]]})
+@example(field="file_ending", value=5)
+@given(field=st.sampled_from(["annotated", "file_ending", "labels", None]), value=CONTENT)
+def test_any_description_to_evaluate_by(whole, field, value):
+    path = whole.folder.parent / "evaluate.json"
+    path.write_text(json.dumps(value if field is None else DESCRIPTION | {field: value}))
+    folder = whole.folder / "labelsTr"
+    with suppress(CasesFailed, UserError):
+        evaluate(folder, folder, dataset_json=path, output=path.parent / "scores", surface=False, workers=1)
 
 
 PLANS = make_plans("3d", channels=1, outputs=3).model_dump(mode="json")

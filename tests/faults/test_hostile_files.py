@@ -1,14 +1,15 @@
 """Foreign files run nothing, write nothing outside of the output, and expand to no more than they declare."""
 
 import gzip
-import json
 import os
 import pickle
 import resource
+import shutil
 import struct
 import zipfile
 import zlib
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -162,26 +163,183 @@ def test_bombs_do_not_explode(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
 
-def test_a_header_does_not_read_files_elsewhere(tmp_path):
-    (tmp_path / "secret.raw").write_bytes(bytes(range(64)))
-    (tmp_path / "in").mkdir()
-    text = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\nElementDataFile = {}\n"
-    for name in ("../secret.raw", str(tmp_path / "secret.raw"), "x/../../secret.raw"):
-        for ending in (".mhd", ".mha"):
-            path = tmp_path / "in" / f"image{ending}"
-            path.write_text(text.format(name))
-            with pytest.raises(UserError, match="outside of its folder"):
-                read_image([path], channels=1)
-    (tmp_path / "in" / "beside.raw").write_bytes(bytes(range(64)))
-    path.with_suffix(".mhd").write_text(text.format("beside.raw"))
-    data = read_image([path.with_suffix(".mhd")], channels=1).data
+META = "ObjectType = Image\nNDims = 3\nDimSize = 4 4 4\nElementType = MET_UCHAR\n"
+HEAD = "NRRD0004\ntype: uchar\ndimension: 3\nsizes: 4 4 4\nencoding: raw\n"
+LOCAL = "ElementDataFile = LOCAL\n"
+SLICES = "".join(f"../s{z}.raw\n" for z in range(1, 5))
+LONG = "x" * 200 + "\n"
+ELSEWHERE = {
+    "a parent": (".mhd", META + "ElementDataFile = ../secret.raw\n"),
+    "a parent, attached": (".mha", META + "ElementDataFile = ../secret.raw\n"),
+    "a way round": (".mhd", META + "ElementDataFile = x/../../secret.raw\n"),
+    "an absolute path": (".mhd", META + "ElementDataFile = {place}/secret.raw\n"),
+    "a list": (".mhd", META + "ElementDataFile = LIST\n" + SLICES),
+    "a list with its axes": (".mhd", META + "ElementDataFile = LIST 2\n" + SLICES),
+    "a pattern": (".mhd", META + "ElementDataFile = ../s%d.raw 1 4 1\n"),
+    "a colon": (".mhd", META + "ElementDataFile : ../secret.raw\n"),
+    "two signs": (".mhd", META + "ElementDataFile == ../secret.raw\n"),
+    "a sign in the next line": (".mhd", META + "ElementDataFile\n= ../secret.raw\n"),
+    "an empty line": (".mhd", META + "\nElementDataFile = ../secret.raw\n"),
+    "comments": (".mhd", META + f"Comment = {LONG}" * 400 + "ElementDataFile = ../secret.raw\n"),
+    "a link": (".mhd", META + "ElementDataFile = link.raw\n"),
+    "a folder that is a link": (".mhd", META + "ElementDataFile = up/secret.raw\n"),
+    "an end that is none": (".mha", META + "Foo\n" + LOCAL + "ElementDataFile = ../secret.raw\n"),
+    "an end behind an empty line": (".mha", META + "Foo\n\n" + LOCAL + "ElementDataFile = ../secret.raw\n"),
+    "an end in a long line": (".mha", META + f"Color = 1{' ' * 600}\n" + LOCAL + "ElementDataFile = ../secret.raw\n"),
+    "an end behind a return": (".mha", META + "Comment =\r" + LOCAL + "ElementDataFile = ../secret.raw\n"),
+    "a name": (".nhdr", HEAD + "data file: ../secret.raw\n"),
+    "a name in one word": (".nhdr", HEAD + "datafile: ../secret.raw\n"),
+    "capitals": (".nrrd", HEAD + "Data File: ../secret.raw\n\n"),
+    "returns": (".nhdr", HEAD.replace("\n", "\r\n") + "data file: ../secret.raw\r\n"),
+    "a lone return": (".nhdr", HEAD + "# x\rdata file: ../secret.raw\n"),
+    "slices": (".nhdr", HEAD + "data file: LIST\n" + SLICES),
+    "slices by a pattern": (".nhdr", HEAD + "data file: ../s%d.raw 1 4 1 2\n"),
+    "many remarks": (".nhdr", HEAD + f"# {LONG}" * 400 + "data file: ../secret.raw\n"),
+    "a linked file": (".nhdr", HEAD + "data file: link.raw\n"),
+    "the standard input": (".nhdr", HEAD + "data file: -\n"),
+}
+
+
+@pytest.fixture
+def inside(tmp_path):
+    """A folder with `beside.raw`, and links to what lies outside of it."""
+    for name in ("secret", *(f"s{z}" for z in range(1, 5))):
+        (tmp_path / f"{name}.raw").write_bytes(bytes(range(64)))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    (folder / "link.raw").symlink_to("../secret.raw")
+    (folder / "up").symlink_to("..")
+    (folder / "beside.raw").write_bytes(bytes(range(64)))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ELSEWHERE)
+def test_a_header_does_not_read_files_elsewhere(inside, kind):
+    ending, text = ELSEWHERE[kind]
+    path = inside / f"image{ending}"
+    path.write_bytes(text.replace("{place}", str(inside.parent)).encode())
+    with pytest.raises(UserError, match=r"outside of its folder|several files") as caught:
+        read_image([path], channels=1)
+    assert str(path) in str(caught.value)
+    assert caught.value.mend
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.mhd", META + "ElementDataFile = beside.raw\n"),
+        ("a.mhd", META + "Comment =\n\nElementDataFile : beside.raw\n"),
+        ("a.nhdr", HEAD + "data file: beside.raw\n"),
+        ("a.nhdr", HEAD + "# data file: ../secret.raw\ndata file: ./beside.raw\n"),
+        ("a.mha", META + LOCAL),
+        ("a.mhd", META + "Comment = ElementDataFile\n" + LOCAL),
+        ("a.nrrd", HEAD + "\n"),
+        ("a.nrrd", HEAD + f"# {LONG}" * 2000 + "\n"),
+    ],
+)
+def test_a_header_reads_its_own_voxels(inside, name, text):
+    own = bytes(range(64)) if name.endswith(("a", "d")) and "beside" not in text else b""
+    (inside / name).write_bytes(text.encode() + own)
+    np.testing.assert_array_equal(read_image([inside / name], channels=1).data.ravel(), np.arange(64))
+
+
+def test_a_header_and_its_voxels_may_be_linked_together(inside, tmp_path):
+    (inside / "a.mhd").write_text(META + "ElementDataFile = beside.raw\n")
+    (tmp_path / "links").mkdir()
+    for name in ("a.mhd", "beside.raw"):
+        (tmp_path / "links" / name).symlink_to(inside / name)
+    data = read_image([tmp_path / "links" / "a.mhd"], channels=1).data
     np.testing.assert_array_equal(data.ravel(), np.arange(64))
 
 
-def test_the_check_writes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "line"), [("a.mhd", f"Comment = {LONG}"), ("a.mha", f"Comment = {LONG}"), ("a.nhdr", f"# {LONG}")]
+)
+def test_a_header_without_end_is_refused(inside, name, line):
+    last = "data file: ../secret.raw\n" if name == "a.nhdr" else "ElementDataFile = ../secret.raw\n"
+    start = HEAD if name == "a.nhdr" else META
+    (inside / name).write_text(start + line * (2**20 // len(line) + 1) + last)
+    with pytest.raises(UserError, match="does not end within 1024 KiB"):
+        read_image([inside / name], channels=1)
+
+
+@pytest.mark.parametrize("axes", ["-1", "0", "11", "1e9", ""])
+def test_a_header_with_impossible_axes_is_refused(inside, axes):
+    """MetaIO counts from -1 without end."""
+    (inside / "a.mha").write_text(META.replace("NDims = 3", f"NDims = {axes}") + LOCAL)
+    with pytest.raises(UserError, match=r"a\.mha: "):
+        read_image([inside / "a.mha"], channels=1)
+
+
+def crop(path, target):
+    """Write a part of a label map, which lies in the same space on another grid, as `target`."""
+    target.parent.mkdir(exist_ok=True)
+    part = nibabel.load(path).slicer[1:, 1:]
+    nibabel.Nifti1Image(np.asarray(part.dataobj).copy(), part.affine).to_filename(target)
+
+
+BAD = {"image": "imagesTr/bad_0000.nii.gz", "label": "../other/bad.nii.gz"}
+
+
+def link_label(data):
+    data.label.unlink()
+    data.label.symlink_to("../../other/bad.nii.gz")
+
+
+def link_labels(data):
+    shutil.copy(data.label.with_name("good.nii.gz"), data.place / "other")
+    shutil.rmtree(data.label.parent)
+    data.label.parent.symlink_to("../other")
+
+
+def link_originals(data):
+    shutil.copy(data.place / "other" / "bad.nii.gz", data.label)
+    (data.folder / "labelsTr_original").symlink_to("../other/elsewhere")
+
+
+def list_in_csv(data):
+    (data.folder / "list.csv").write_text(f"case,image,label\nbad,{BAD['image']},{BAD['label']}\n")
+    data.describe(cases="list.csv")
+
+
+def other_folder(data):
+    """A dataset.json that says that the data set is elsewhere, where one is."""
+    shutil.copytree(data.folder, data.place / "theirs")
+    shutil.copy(data.place / "other" / "bad.nii.gz", data.place / "theirs" / "labelsTr")
+    data.describe(folder="../theirs")
+
+
+OUTSIDE = {
+    "a list of pairs": lambda d: d.describe(training=[BAD]),
+    "an absolute path": lambda d: d.describe(training=[BAD | {"label": str(d.place / "other" / "bad.nii.gz")}]),
+    "a list of test pairs": lambda d: d.describe(training=[], test=[BAD]),
+    "named cases": lambda d: d.describe(dataset={"bad": {"images": [BAD["image"]], "label": BAD["label"]}}),
+    "a case list": lambda d: d.describe(cases=[{"case": "bad", **BAD}]),
+    "a table": list_in_csv,
+    "another folder": other_folder,
+    "a linked label map": link_label,
+    "a linked folder of label maps": link_labels,
+    "a linked folder of originals": link_originals,
+}
+
+
+@pytest.mark.parametrize("way", OUTSIDE)
+def test_fix_geometry_writes_nothing_outside(tmp_path, way):
     data = sound(tmp_path)
-    data.describe(labels_folder="../../elsewhere")
-    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert not check(data.folder, fix_geometry=True, workers=1).ok
-    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
-    assert json.loads(data.file.read_text())["labels_folder"] == "../../elsewhere"
+    crop(data.label, tmp_path / "other" / "bad.nii.gz")
+    OUTSIDE[way](data)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    report = check(data.folder, fix_geometry=True, workers=1)
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert any(problem.field == "geometry" and "lies outside" in problem.message for problem in report.errors)
+
+
+def test_fix_geometry_keeps_the_original_inside(tmp_path):
+    data = sound(tmp_path)
+    crop(data.label, data.folder / "bad.nii.gz")
+    data.describe(cases=[{"case": "bad", **BAD, "label": "bad.nii.gz"}])
+    original = (data.folder / "bad.nii.gz").read_bytes()
+    assert check(data.folder, fix_geometry=True, workers=1).ok
+    assert (data.folder / "labels_original" / "bad.nii.gz").read_bytes() == original
+    assert (data.folder / "bad.nii.gz").read_bytes() != original
+    assert list(tmp_path.iterdir()) == [data.folder]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from autoseg import waiting
 from autoseg.errors import UserError
 from autoseg.inference import Predictor
 from autoseg.inference import folder as folder_module
@@ -243,6 +244,54 @@ def test_a_dicom_series_is_one_case(predictor, tmp_path):
 def test_input_and_output_must_differ(predictor, images):
     with pytest.raises(UserError, match="same folder"):
         predictor.predict_folder(images, images)
+
+
+@pytest.mark.parametrize(("slow", "stage"), [("read_image", "reading"), ("write_label", "writing")])
+def test_a_reader_or_writer_that_hangs_is_told(predictor, images, tmp_path, monkeypatch, slow, stage):
+    monkeypatch.setattr(waiting, "SILENCE_SECONDS", 0.01)
+    original, told = getattr(folder_module, slow), threading.Event()
+    monkeypatch.setattr(folder_module, slow, lambda *a, **k: told.wait(20) and original(*a, **k))
+    messages = []
+
+    def note(message, *arguments):
+        messages.append(message % arguments)
+        told.set()
+
+    monkeypatch.setattr(waiting.log, "warning", note)
+    results = predictor.predict_folder(images, tmp_path / "out")
+    assert not any(result.error for result in results)
+    assert messages[0].startswith(f"prediction, {stage}: no case was finished for 0 s; at work: case a for 0 s")
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "file"),
+    [
+        (("a", "a_uncertainty"), {"uncertainty": True}, "a_uncertainty.nii.gz"),
+        (("a", "a_probabilities"), {"save_probabilities": True}, "a_probabilities.nii.gz"),
+        (("Case", "case"), {}, "case.nii.gz"),
+        (("a", "A_Uncertainty"), {"uncertainty": True}, "a_uncertainty.nii.gz"),
+    ],
+)
+def test_cases_that_would_overwrite_each_other_are_refused(predictor, tmp_path, names, settings, file):
+    for seed, name in enumerate(names):
+        write_volume(tmp_path / "in" / f"{name}_0000.nii.gz", seed)
+    with pytest.raises(UserError, match="would both be written to") as caught:
+        predictor.predict_folder(tmp_path / "in", tmp_path / "out", **settings)
+    assert all(name in str(caught.value) for name in names)
+    assert file in str(caught.value)
+    assert "rename the images" in caught.value.mend
+    assert not (tmp_path / "out").exists()
+    write_volume(tmp_path / "free" / "a_0000.nii.gz", 0)
+    write_volume(tmp_path / "free" / "a_uncertainty_0000.nii.gz", 1)
+    assert not any(result.error for result in predictor.predict_folder(tmp_path / "free", tmp_path / "out"))
+
+
+def test_a_prediction_does_not_replace_its_image(predictor, tmp_path):
+    write_volume(tmp_path / "in" / "a.nii.gz", 0)
+    content = (tmp_path / "in" / "a.nii.gz").read_bytes()
+    with pytest.raises(UserError, match=r"a\.nii\.gz: the prediction would replace this image"):
+        predictor.predict_folder(tmp_path / "in" / "a.nii.gz", tmp_path / "in")
+    assert (tmp_path / "in" / "a.nii.gz").read_bytes() == content
 
 
 def test_voxels_that_are_not_finite_are_told_with_file_channel_and_number(predictor, images, tmp_path):

@@ -266,3 +266,31 @@ def test_an_interrupted_run_goes_on_where_it_stopped(raw, workspace, plans, monk
     assert len(later) == 2
     assert not set(later) & set(reads)
     assert CaseStore(store.folder).sealed
+
+
+@pytest.mark.parametrize("stage", ["fingerprint", "preprocess"])
+def test_a_second_command_at_once_is_refused_and_harms_nothing(raw, workspace, plans, monkeypatch, stage):
+    dataset, refusals = open_dataset(raw), []
+    first = {
+        "fingerprint": lambda: fingerprint(dataset, workspace, workers=1),
+        "preprocess": lambda: preprocess(dataset, plans, workspace, ["full"], workers=1),
+    }[stage]
+
+    def meanwhile(paths, channels):
+        for second in (lambda: fingerprint(dataset, workspace), lambda: preprocess(dataset, plans, workspace)):
+            with pytest.raises(UserError, match="another command is at work in ") as caught:
+                second()
+            refusals.append(caught.value)
+        return read_image(paths, channels=channels)
+
+    monkeypatch.setattr("autoseg.preprocessing.decoded.read_image", meanwhile)
+    first()
+    monkeypatch.undo()
+    assert str(workspace.preprocessed_folder(NAME)) in refusals[0].what
+    assert refusals[0].mend.startswith("wait until it has ended")
+    preprocess(dataset, plans, workspace, ["full"], workers=1)
+    store = CaseStore(workspace.store_folder(NAME, "plans_full"))
+    assert store.sealed
+    assert len(store.cases) == 4
+    assert store.verify() == ()
+    assert not list(workspace.preprocessed_folder(NAME).glob(".*"))

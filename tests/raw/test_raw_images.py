@@ -241,6 +241,59 @@ def test_odd_quaternions_are_read_as_itk_reads_them(tmp_path, qfac, quaternion):
     assert ours.direction == pytest.approx(theirs.GetDirection(), abs=1e-5)
 
 
+def patched(path, *changes):
+    """Write a NIfTI file of 4 x 5 x 6 voxels with (offset, format, values) put into its header."""
+    content = bytearray(save_nifti(path, voxels(4, 5, 6), oblique()).read_bytes())
+    for offset, form, *values in changes:
+        struct.pack_into(form, content, offset, *values)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("units", [0, 1, 2, 3, 4, 1 + 8, 3 + 16])
+@pytest.mark.parametrize("forms", [(1, 0), (0, 1), (0, 0)])
+def test_units_of_length_are_read_as_itk_reads_them(tmp_path, units, forms):
+    changes = (123, "<B", units), (252, "<hh", *forms)
+    path = patched(tmp_path / "a.nii", *changes)
+    ours, theirs = read_geometry(path), sitk.ReadImage(str(path))
+    assert ours.spacing == pytest.approx(theirs.GetSpacing()[::-1], rel=1e-5)
+    assert ours.origin == pytest.approx(theirs.GetOrigin(), rel=1e-5, abs=1e-6)
+    assert ours.direction == pytest.approx(theirs.GetDirection(), abs=1e-5)
+    write_label(tmp_path / "b.nii", voxels(6, 5, 4, kind=np.uint8), ours)
+    assert sitk.ReadImage(str(tmp_path / "b.nii")).GetSpacing() == theirs.GetSpacing()
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("slope", "inter"),
+    [(0, 5), (0, 0), (1, 5), (NAN, 5), (INF, 5), (1, NAN), (0, NAN), (-1, 0), (0, INF), (1e-17, 5), (2, 0), (0.5, 3)],
+)
+def test_odd_scaling_is_read_as_itk_reads_it(tmp_path, slope, inter):
+    path = patched(tmp_path / "a.nii", (112, "<ff", slope, inter))
+    ours, theirs = read_image([path], channels=1).data[0], sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    assert np.array_equal(ours, theirs.astype(np.float32))
+
+
+@pytest.mark.parametrize("offset", [0, 348, 351])
+def test_voxels_do_not_begin_within_the_header(tmp_path, offset):
+    """ITK would read them one voxel too early, without a word."""
+    path = patched(tmp_path / "a.nii", (108, "<f", offset))
+    with pytest.raises(UserError, match=rf"a\.nii: .* begin at byte {offset} .* at 352 or later"):
+        read_image([path], channels=1)
+
+
+@pytest.mark.parametrize("tilt", [0.0, 1e-7, 5e-3])
+def test_axes_that_are_nearly_parallel_are_told(tmp_path, tilt):
+    rows = (1, 1, 0, 0, 1, 1 + tilt, 0, 0, 0, 0, 1, 0)
+    path = patched(tmp_path / "a.nii", (252, "<hh", 0, 1), (280, "<12f", *rows))
+    with pytest.raises(UserError, match=r"a\.nii: the axes that the header gives are nearly parallel"):
+        read_image([path], channels=1)
+    with pytest.raises(UserError, match="nearly parallel"):
+        read_geometry(path)
+
+
 @pytest.mark.parametrize(("ending", "place"), [("png", b"PLTE"), ("bmp", None)])
 def test_a_palette_that_claims_billions_of_colours_costs_no_memory(tmp_path, ending, place):
     from PIL import Image as Picture

@@ -26,6 +26,17 @@ def test_numbered_channels(tmp_path):
         listed(tmp_path, 2)
 
 
+def test_hidden_files_are_told_once(tmp_path, caplog):
+    touch(tmp_path, "a_0000.nii.gz", "._a_0000.nii.gz", ".writing-xx-a_0000.nii.gz")
+    assert listed(tmp_path) == {"a": ["a_0000.nii.gz"]}
+    assert not caplog.records
+    touch(tmp_path, ".._0000.nii.gz", ".b_0000.nii.gz")
+    assert listed(tmp_path) == {"a": ["a_0000.nii.gz"]}
+    (record,) = caplog.records
+    assert "2 hidden file(s)" in record.message
+    assert "'.._0000.nii.gz', '.b_0000.nii.gz'" in record.message
+
+
 def test_plain_names(tmp_path):
     touch(tmp_path, "scan_2020.nii.gz", "x.nii.gz")
     assert listed(tmp_path) == {"scan_2020": ["scan_2020.nii.gz"], "x": ["x.nii.gz"]}

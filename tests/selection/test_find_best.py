@@ -12,7 +12,8 @@ from autoseg.inference import Predictor, postprocess
 from autoseg.model_folder import read_model
 from autoseg.raw import read_image, read_label
 from autoseg.selection import best, find_best
-from autoseg.storage import read_json, write_json
+from autoseg.selection.runs import Run
+from autoseg.storage import file_hash, read_json, write_json
 
 
 def candidates(model):
@@ -180,6 +181,36 @@ def test_a_failure_while_writing_leaves_the_old_model(lab, monkeypatch):
         find_best(lab.name, lab.workspace, workers=1, restart=True)
     assert (folder / "model.json").read_text() == before
     assert [path.name for path in folder.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_flipped_bit_of_weights_does_not_get_into_a_model(lab, monkeypatch):
+    for fold, cases in lab.folds.items():
+        folder = lab.run("3d_fullres", fold, cases, 0.0)
+        record = {**read_json(folder / "run.json"), "weights_sha256": file_hash(folder / "weights.safetensors")}
+        write_json(folder / "run.json", record, sealed=True)
+    model = find_best(lab.name, lab.workspace, workers=1)
+    weights = folder / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-2] ^= 4
+    weights.write_bytes(content)
+    told = rf"{weights}: the weights do not match the weights_sha256 of run\.json(.|\n)*--restart"
+    with pytest.raises(UserError, match=told):
+        find_best(lab.name, lab.workspace, workers=1)
+    monkeypatch.setattr(Run, "check_weights", _only_copies(Run.check_weights))
+    with pytest.raises(UserError, match=told):  # what was damaged since, too, or by the copying
+        find_best(lab.name, lab.workspace, workers=1)
+    assert read_model(model)
+
+
+def _only_copies(check):
+    return lambda run, copy=None: None if copy is None else check(run, copy)
+
+
+def test_an_untrained_run_is_left_out(lab):
+    folder = lab.run("3d_fullres", 0, lab.folds[0], 0.0)
+    write_json(folder / "run.json", {**read_json(folder / "run.json"), "steps_done": 0})
+    with pytest.raises(UserError, match="its time was over before the first step"):
+        find_best(lab.name, lab.workspace, workers=1)
 
 
 def test_without_a_finished_run(lab):

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
+from autoseg.storage import file_hash
 from autoseg.training.averaging import WeightAverage
 from autoseg.training.checkpoint import Progress, State, load_state, load_weights, save_state, save_weights
 from autoseg.training.loop import restore_scaler, scaler_state
@@ -63,7 +64,9 @@ def test_weights_are_safetensors_and_shared_tensors_are_written_once_each(tmp_pa
     module, _ = trained()
     module[2].bias = nn.Parameter(torch.ones(1))
     module.register_buffer("same", module[2].bias.data)
-    loaded = load_weights(save_weights(tmp_path, module))
+    digest = save_weights(tmp_path, module)
+    assert digest == file_hash(tmp_path / "weights.safetensors")
+    loaded = load_weights(tmp_path / "weights.safetensors")
     assert set(loaded) == set(module.state_dict())
     assert torch.equal(loaded["same"], torch.ones(1))
 

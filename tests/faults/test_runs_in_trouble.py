@@ -1,0 +1,88 @@
+"""Runs that lack cases, fail at some, share their folder with another command, or whose weights were damaged."""
+
+import pytest
+
+from autoseg.cli.running import run
+from autoseg.errors import UserError
+from autoseg.storage import read_json
+from autoseg.store import CaseStore
+from autoseg.training import validation
+from autoseg.training.pretrained import read_weights
+from autoseg.training.run_lock import alone_in
+
+NAME = "Dataset004_Hippocampus"
+
+
+@pytest.fixture
+def place(tiny, tmp_path):
+    root = tmp_path / "work"
+    root.mkdir()
+    (root / "raw").symlink_to(tiny.raw)
+    (root / "preprocessed").symlink_to(tiny.preprocessed)
+    return root
+
+
+def command(place, *more):
+    return ["train", NAME, "3d_fullres", "0", "--plans", "tiny", "--device", "cpu", "--workers", "1", "--set",
+            "steps=1", "--workspace", str(place), *more]  # fmt: skip
+
+
+def folder_of(place):
+    return place / "results" / NAME / "supervised__tiny__3d_fullres" / "fold_0"
+
+
+def test_cases_that_are_left_out_or_fail_are_named_and_damaged_weights_too(place, monkeypatch, capsys):
+    stored = CaseStore.cases.fget
+    everything = stored(next(iter(_stores(place))))
+    validated = _validation_cases(place)
+    lost = next(case for case in everything if case not in validated)
+
+    def fails(case, *rest):
+        raise UserError("the file is truncated", where=f"{case}.nii.gz")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CaseStore, "cases", property(lambda store: tuple(c for c in stored(store) if c != lost)))
+        patch.setattr(validation, "_validate_case", fails)
+        code = run(command(place))
+    said = capsys.readouterr()
+    assert code == 1
+    assert said.err.count(f"warning: 1 of {len(everything)} case(s) are left out") == 1
+    assert f"since they are not preprocessed: {lost}\n" in said.err
+    for case in validated:
+        assert f"case {case}, validation of fold 0: {case}.nii.gz: the file is truncated" in said.err
+    record = read_json(folder_of(place) / "run.json")
+    assert record["left_out_cases"] == [lost]
+    assert record["validation"]["failed"] == sorted(validated)
+
+    weights = folder_of(place) / "weights.safetensors"
+    assert read_weights(weights)
+    content = bytearray(weights.read_bytes())
+    content[-3] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(UserError, match=r"weights\.safetensors: the weights do not match the weights_sha256") as told:
+        read_weights(weights)
+    assert "--restart" in told.value.mend
+
+
+def _stores(place):
+    return [CaseStore(file.parent) for file in (place / "preprocessed" / NAME).glob("*3d_fullres/index.json")]
+
+
+def _validation_cases(place):
+    from autoseg.raw import make_splits, open_dataset
+    from autoseg.workspace import Workspace
+
+    workspace = Workspace.open(place)
+    return make_splits(open_dataset(NAME, workspace), workspace=workspace)[0]["val"]
+
+
+def test_two_commands_in_one_run_folder_exclude_each_other(place, capsys):
+    folder = folder_of(place)
+    folder.mkdir(parents=True)
+    (folder / "log.jsonl").write_text("of the first command\n")
+    with alone_in([folder]):
+        assert run(command(place, "--restart")) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: another command is at work in {folder}\nTo mend it: wait until it has ended")
+    assert (folder / "log.jsonl").read_text() == "of the first command\n"
+    assert [path.name for path in folder.parent.iterdir()] == ["fold_0"]
