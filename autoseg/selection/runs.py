@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.plans import Plans
-from autoseg.storage import read_json
+from autoseg.storage import file_hash, read_json
 from autoseg.training.log import check_weights, is_trained
 from autoseg.workspace import Workspace
 
@@ -30,6 +30,7 @@ class Run:
     fold: str
     record: dict[str, Any]
     scores: dict[str, dict[str, Any]]  # case -> name -> metric -> value
+    label_maps: Mapping[str, str] = field(default_factory=dict)  # file name -> sha256; earlier versions noted none
 
     @property
     def weights(self) -> Path:
@@ -56,8 +57,15 @@ class Run:
         return self.record.get("previous_stage")
 
     def label_map(self, case: str, file_ending: str) -> Path:
-        """Return the file of the label map predicted for a validation case."""
-        return self.folder / VALIDATION_FOLDER / f"{case}{file_ending}"
+        """Return the file of the label map of a validation case; UserError if it is not as it was written."""
+        path = self.folder / VALIDATION_FOLDER / f"{case}{file_ending}"
+        noted = self.label_maps.get(path.name)
+        if noted is not None and (not path.is_file() or file_hash(path) != noted):
+            raise UserError(
+                "missing, or not as validation wrote it", where=path,
+                mend="call the same train command again: it validates the fold anew",
+            )  # fmt: skip
+        return path
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,8 @@ def _read_run(folder: Path, record: dict[str, Any]) -> tuple[Run | None, str]:
     summary_file = folder / VALIDATION_FOLDER / "summary.json"
     if not summary_file.is_file():
         return None, "its validation cases were not scored"
-    return Run(folder, str(record["fold"]), record, read_json(summary_file)["cases"]), ""
+    summary = read_json(summary_file)
+    return Run(folder, str(record["fold"]), record, summary["cases"], summary.get("label_maps", {})), ""
 
 
 def _network(plans: Plans, configuration: str) -> tuple[Any, ...]:

@@ -29,6 +29,7 @@ from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
 from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
+from autoseg.training.validation import is_validated
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
 
@@ -154,9 +155,10 @@ class _Training:
         """Carry out the runs one after the other."""
         if len(self.devices) > 1:
             logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
-        share = self._share(len(runs)) if any(not is_finished(context.folder) for context, _ in runs) else None
+        done = {context.fold: is_finished(context.folder) and is_validated(context.folder) for context, _ in runs}
+        share = None if all(done.values()) else self._share(len(runs))
         for context, settings in runs:
-            if is_finished(context.folder):
+            if done[context.fold]:
                 logger.info("fold %s is finished already: %s", context.fold, context.folder)
             else:
                 carry_out(self.trainer_class, context, settings, self._options(share))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,16 @@ from autoseg.errors import CaseError, UserError
 from autoseg.evaluation import evaluate_case, summarize, write_summary
 from autoseg.inference import logits_to_label_map, predict_preprocessed
 from autoseg.raw import read_label, write_label
+from autoseg.storage import file_hash, read_json
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.context import RunContext
+from autoseg.training.log import read_run
 from autoseg.training.trainer import Trainer
 
 FOLDER = "validation"
 SUMMARY = "summary.json"
+
+log = logging.getLogger(__name__)
 
 
 def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5) -> dict[str, Any]:
@@ -28,17 +33,46 @@ def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5) 
     network = unwrapped(trainer.inference_module())
     cases = labelled_cases(context)
     scores: dict[str, Any] = {}
+    written: dict[str, str] = {}
     failures = []
     for case in tqdm(cases, desc=f"fold {context.fold}: validation", unit="case", leave=False, disable=None):
         try:
             scores[case] = _validate_case(case, trainer, network, device, step_size)
+            file = validated_file(context.folder, case, context.dataset.file_ending)
+            written[file.name] = file_hash(file)
         except UserError as error:
             failures.append(CaseError(case, "validation", str(error)))
-    summary = summarize(scores)
+    summary = summarize(scores) | {"label_maps": written}
     if failures:
         summary["failed"] = {failure.case: failure.reason for failure in failures}
     write_summary(summary, context.folder / FOLDER / SUMMARY)
     return summary
+
+
+def damaged_label_maps(run_folder: Path, summary: dict[str, Any]) -> list[Path]:
+    """Return the validated label maps that are missing or not as they were written; earlier versions noted none."""
+    folder = run_folder / FOLDER
+    noted = summary.get("label_maps", {}).items()
+    return [folder / name for name, digest in noted if not _is_intact(folder / name, digest)]
+
+
+def is_validated(run_folder: Path) -> bool:
+    """Return whether the scores and label maps of a finished run are as they were written; says what is not."""
+    name = read_run(run_folder).get("validation_summary")
+    if name is None:
+        return True  # there was nothing to validate
+    try:
+        damaged = damaged_label_maps(run_folder, read_json(run_folder / name))
+    except UserError as error:
+        log.warning("%s; the fold is validated again", error)
+        return False
+    if damaged:
+        log.warning("the fold is validated again: %s is missing or damaged", ", ".join(map(str, damaged)))
+    return not damaged
+
+
+def _is_intact(file: Path, digest: str) -> bool:
+    return file.is_file() and file_hash(file) == digest
 
 
 def labelled_cases(context: RunContext) -> list[str]:

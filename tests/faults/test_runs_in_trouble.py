@@ -4,11 +4,13 @@ import pytest
 
 from autoseg.cli.running import run
 from autoseg.errors import UserError
+from autoseg.selection.runs import find_experiments
 from autoseg.storage import read_json
 from autoseg.store import CaseStore
 from autoseg.training import validation
 from autoseg.training.pretrained import read_weights
 from autoseg.training.run_lock import alone_in
+from autoseg.workspace import Workspace
 
 NAME = "Dataset004_Hippocampus"
 
@@ -64,13 +66,41 @@ def test_cases_that_are_left_out_or_fail_are_named_and_damaged_weights_too(place
     assert "--restart" in told.value.mend
 
 
+def test_a_damaged_label_map_of_validation_is_named_and_made_anew(place, capsys):
+    assert run(command(place)) == 0
+    folder = folder_of(place)
+    noted = read_json(folder / "validation" / "summary.json")["label_maps"]
+    assert sorted(noted) == sorted(path.name for path in (folder / "validation").glob("*.nii.gz")) != []
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    damaged = folder / "validation" / min(noted)
+    damaged.write_bytes(bytes([before[damaged][0] ^ 1]) + before[damaged][1:])
+
+    (found,) = finished_runs(place)
+    with pytest.raises(UserError, match=f"{damaged.name}: missing, or not as validation wrote it") as told:
+        found.label_map(min(noted).removesuffix(".nii.gz"), ".nii.gz")
+    assert "call the same train command again" in told.value.mend
+    capsys.readouterr()
+    assert run(command(place)) == 0
+    assert f"the fold is validated again: {damaged} is missing or damaged" in capsys.readouterr().err
+    assert damaged.read_bytes() == before[damaged]
+    weights = folder / "weights.safetensors"
+    assert weights.read_bytes() == before[weights]
+    assert run(command(place)) == 0
+    assert "finished already" in capsys.readouterr().err
+
+
+def finished_runs(place):
+    workspace = Workspace.open(place)
+    experiments, _ = find_experiments(NAME, workspace)
+    return [one for experiment in experiments for one in experiment.runs.values()]
+
+
 def _stores(place):
     return [CaseStore(file.parent) for file in (place / "preprocessed" / NAME).glob("*3d_fullres/index.json")]
 
 
 def _validation_cases(place):
     from autoseg.raw import make_splits, open_dataset
-    from autoseg.workspace import Workspace
 
     workspace = Workspace.open(place)
     return make_splits(open_dataset(NAME, workspace), workspace=workspace)[0]["val"]
