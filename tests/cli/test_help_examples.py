@@ -54,7 +54,7 @@ def place(tiny, repository, tmp_path, monkeypatch):
 def run(line):
     arguments = shlex.split(line)[1:]
     if "--time-budget" in arguments:
-        arguments[arguments.index("--time-budget") + 1] = "10s"
+        arguments[arguments.index("--time-budget") + 1] = "15s"
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     return ended.value.code

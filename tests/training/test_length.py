@@ -87,10 +87,10 @@ def test_few_steps_by_the_user_get_the_short_recipe(full_plan, monkeypatch):
 def test_a_resumed_run_keeps_its_recipe_whatever_the_clock_says(full_plan, monkeypatch):
     monkeypatch.setattr(starting, "time_step", lambda *_, **__: StepTime(0.01, "fp32"))
     options = {"plans_name": "full", "device": "cpu", "workers": 1, "workspace": full_plan}
-    (folder,) = train(NAME, "3d_fullres", "0", time_budget=4.0, settings={"stop_on_collapse": False}, **options)
+    (folder,) = train(NAME, "3d_fullres", "0", time_budget=8.0, settings={"stop_on_collapse": False}, **options)
     kept = read_json(folder / "run.json")["settings"]
     assert kept["optimizer"] == {"value": "adamw", "origin": "length of the run"}
-    again = resolved(full_plan, monkeypatch, step=1e-6, time_budget=4.0)
+    again = resolved(full_plan, monkeypatch, step=1e-6, time_budget=8.0)
     assert again["learning_rate"] == (kept["learning_rate"]["value"], "length of the run")
 
 

@@ -44,7 +44,7 @@ def test_observing_is_bounded_by_its_share():
 def test_the_spacing_of_tiles_is_recorded_and_used(scratch, monkeypatch):
     monkeypatch.setattr(validation_plan, "LARGEST_SHARE", 0.0)
     (folder,) = train(NAME, "3d_fullres", "0", plans_name="tiny", device="cpu", workers=1, workspace=scratch,
-                      time_budget=4.0, settings={"stop_on_collapse": False})  # fmt: skip
+                      time_budget=8.0, settings={"stop_on_collapse": False})  # fmt: skip
     assert read_json(folder / "run.json")["validation_step_size"] == 1.0
     notes = [event["text"] for event in read_events(folder / "log.jsonl") if event["event"] == "note"]
     assert any("1 of a patch apart" in note for note in notes)
