@@ -113,13 +113,21 @@ def as_pictures(image: Tensor) -> Tensor:
     channels = image.shape[1]
     values = image.flatten(1)[:, None] if channels == 3 else image.flatten(2)
     values = values[..., :: -(-values.shape[-1] // SAMPLED)]
-    limits = torch.tensor(PERCENTILES, device=image.device, dtype=values.dtype)
-    low, high = (limit[..., None, None] for limit in values.quantile(limits, dim=-1))  # (B, 1 or C, 1, 1)
+    ordered = values.sort(dim=-1).values  # torch 2.10's quantile looks at values, which a traced tensor has not
+    low, high = (_quantile(ordered, share)[..., None, None] for share in PERCENTILES)  # (B, 1 or C, 1, 1)
     scaled = ((image - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
     if channels != 3:
         scaled = scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)
     mean, std = (torch.tensor(numbers, device=image.device).view(1, 3, 1, 1) for numbers in (MEAN, STD))
     return (scaled - mean) / std
+
+
+def _quantile(ordered: Tensor, share: float) -> Tensor:
+    """Return the quantile of ascending values along the last axis, linear between neighbours."""
+    place = share * (ordered.shape[-1] - 1)
+    below = math.floor(place)
+    above = min(below + 1, ordered.shape[-1] - 1)
+    return ordered[..., below].lerp(ordered[..., above], place - below)
 
 
 def picture_size(size: tuple[int, ...], patch: int) -> tuple[int, ...]:
