@@ -46,7 +46,7 @@ def dice(rows: list[dict[str, str]]) -> str:
     """Return mean and range of Dice over the finished seeds."""
     found = [float(row["dice"]) for row in rows if row["status"] == "finished"]
     if not found:
-        return "failed"
+        return "failed" if any(row["status"] == "failed" for row in rows) else "not run"
     spread = f" ({min(found):.3f}-{max(found):.3f})" if len(found) > 1 else ""
     return f"{statistics.mean(found):.3f}{spread}"
 
