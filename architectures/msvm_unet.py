@@ -16,7 +16,8 @@ small; batch norm needs more than one position per channel).
 The authors start from VMamba-T: `train --pretrained FILE` with its weights (2D, width 96); without, all are drawn.
 
 Deviations: a grey image is not repeated to three channels; a loaded encoder is not frozen at first (10 epochs there).
-Published optimiser: AdamW, learning rate 5e-4, weight decay 1e-3 (its recipe, used unless others are given), cosine.
+Published: AdamW, learning rate 5e-4, weight decay 1e-3, cosine, loss 0.6 Dice + 0.4 cross-entropy (its recipe, used
+unless others are given).
 Parameters in 2D with three channels, nine outputs: published 35.93 M, here 35 925 513.
 """
 
@@ -58,7 +59,10 @@ class MSVMUNet(Architecture):
         "width": None, "token_size": None, "depths": [2, 2, 8, 2], "decoder_depth": 2, "drop_path": 0.2, "norm": None,
     }  # fmt: skip
     choices = {"norm": (None, *NORMS)}
-    recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-3}
+    recipe = {
+        "optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-3, "dice_weight": 0.6,
+        "cross_entropy_weight": 0.4,
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
