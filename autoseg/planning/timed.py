@@ -23,7 +23,7 @@ from autoseg.planning.budget import (
     validation_seconds,
 )
 from autoseg.planning.estimate import plain_feature_map_sum
-from autoseg.planning.memory import Untraceable
+from autoseg.planning.memory import Untraceable, trace_training
 from autoseg.planning.planner import Frame, Sized
 from autoseg.planning.resources import GIB, Resources
 from autoseg.planning.topology import Topology
@@ -191,8 +191,10 @@ class TimedPlanner(TracedPlanner):
         bound = UNET_BYTES * plain_feature_map_sum(sized.spec, frame.fingerprint.num_labels) * sized.batch_size
         if self.own_architecture and bound < frame.resources.memory_gib * GIB:
             return True
-        try:
-            memory = self.trace(sized.spec, sized.batch_size)
+        try:  # with the state of AdamW, which most short runs have
+            memory = trace_training(
+                self.network_class, sized.spec, sized.batch_size, precision=self.precision, optimizer="adamw"
+            )
         except Untraceable:
             return True
         needed = memory.peak if frame.resources.device == "cpu" else memory.device_bytes

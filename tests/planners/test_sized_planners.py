@@ -224,6 +224,20 @@ def test_a_cpu_with_little_memory_gets_small_patches(made_up_clock):
     assert trace_training(network, full.network, full.batch_size, optimizer="adamw").peak < 0.2 * 2**30
 
 
+def test_short_runs_are_sized_with_the_state_of_their_optimizer():
+    network = plugins.load("architecture", "d_former")  # has no optimiser of its own: SGD where time does not count
+    sized = timed.Sized((1.0, 1.0, 1.0), (36.0, 50.0, 35.0), example_spec(network, 3), 2)
+    needed = [
+        trace_training(network, sized.spec, 2, precision="bf16", optimizer=name).peak for name in ("sgd", "adamw")
+    ]
+    assert needed[0] < needed[1]
+    planner = plugins.load("planner", "auto")(architecture="d_former")
+    between = Resources("cpu", sum(needed) / 2 / 2**30, time_budget=60.0)
+    enough = Resources("cpu", needed[1] / 2**30, time_budget=60.0)
+    fits = [planner._fits(sized, Frame(HIPPOCAMPUS, make_dataset(), one)) for one in (between, enough)]
+    assert fits == [False, True]
+
+
 def test_a_named_architecture_wins_on_the_cpu_too(made_up_clock):
     resources = Resources("cpu", 16.0, 1200.0)
     plans = make_plans("auto", HIPPOCAMPUS, resources, architecture="residual_encoder_unet", wanted=["3d_fullres"])
