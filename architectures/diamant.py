@@ -8,9 +8,10 @@ Where the maps come from. Best: `python -m autoseg.architectures.blocks.map_chan
 writes a data set with the maps of whole slices as channels, then `--network-option maps=6` (as many as heads): training
 costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go through it, too.
 Or `vit_file`: the network computes the maps of every (augmented) patch itself; the file, named by path and hash, is not
-saved, so prediction needs it, too. With neither, a RANDOM ViT gives the maps: they hold next to nothing of the objects
-(a control, and it says so); no trainer of the engine pretrains such a ViT. Volumes go slice by slice along the first,
-coarsest axis.
+saved, so prediction needs it, too. Such a file is a published DINO ViT, or one that was trained on the images at hand,
+without labels: `autoseg pretrain DATASET 2d --trainer dino` leaves it as `weights.safetensors`. With neither maps nor
+file, a RANDOM ViT gives the maps: they hold next to nothing of the objects (a control, and it says so). Volumes go
+slice by slice along the first, coarsest axis.
 
 Taken from the plan: resolutions, widths, strides, kernels, for both encoders. Heads at lower resolution, made only with
 deep supervision, are an extension. Options: maps, vit_file, vit (the random one: width, depth, heads, patch, side),
@@ -44,8 +45,9 @@ log = logging.getLogger(__name__)
 
 RANDOM_VIT = ViTSize(width=96, depth=4, heads=6, patch=8, side=14)
 WARNING = (
-    "diamant: the attention maps are those of a random ViT and hold next to nothing of the objects; give a DINO ViT by "
-    "--network-option vit_file=FILE, or write its maps into the data set (autoseg.architectures.blocks.map_channels)"
+    "diamant: the attention maps are those of a random ViT and hold next to nothing of the objects; train one "
+    "(autoseg pretrain --trainer dino) or take a published DINO ViT, and give it by --network-option vit_file=FILE, or "
+    "write its maps into the data set (autoseg.architectures.blocks.map_channels)"
 )
 
 

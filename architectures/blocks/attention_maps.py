@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from autoseg.architectures.blocks.vit import ViTBlock
+from autoseg.architectures.blocks.dino_vit import DinoViT, ViTSize
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from autoseg.errors import UserError
@@ -20,36 +20,20 @@ from autoseg.errors import UserError
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that such weights were trained on
 PERCENTILES = (0.005, 0.995)  # of an image that become 0 and 1
 MOST_TOKENS = 4096
-HEAD_WIDTH = 64
+HEAD_WIDTH = 64  # of published weights, which do not tell it
 PREFIXES = ("module.", "backbone.")
 WRAPPERS = ("teacher", "student", "state_dict", "model")
 SAMPLED = 2**20  # values that percentiles are taken from
 
 
-class ViTSize(NamedTuple):
-    """A vision transformer: channels, blocks, heads, edge of its patches, patches per side it was trained on."""
-
-    width: int
-    depth: int
-    heads: int
-    patch: int
-    side: int
-
-
-class AttentionViT(nn.Module):
-    """A ViT under the names of DINO's weights that gives attention in place of features; nothing of it is trained.
+class AttentionViT(DinoViT):
+    """DINO's ViT that gives attention in place of features; nothing of it is trained.
 
     Its weights are buffers: with `saved` they belong to the state dict, else whoever builds it loads them again.
     """
 
     def __init__(self, size: ViTSize, *, saved: bool = False):
-        super().__init__()
-        self.size = size
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, size.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + size.side**2, size.width))
-        self.patch_embed = nn.ModuleDict({"proj": nn.Conv2d(3, size.width, size.patch, size.patch)})
-        self.blocks = nn.ModuleList(ViTBlock(size.width, size.heads) for _ in range(size.depth))
-        self.norm = nn.LayerNorm(size.width, eps=1e-6)
+        super().__init__(size)
         for module in self.modules():
             for name, parameter in list(module._parameters.items()):
                 if parameter is not None:
@@ -63,27 +47,8 @@ class AttentionViT(nn.Module):
 
     @torch.no_grad()
     def forward(self, x: Tensor) -> Tensor:
-        """Return (B, heads, H / patch, W / patch), positive, for normalised pictures x (B, 3, H, W).
-
-        It is what the class token of the last block gives to every patch: with what it gives to itself they sum to 1.
-        """
-        x = self.patch_embed["proj"](x)
-        grid = x.shape[2:]
-        tokens = torch.cat([self.cls_token.expand(len(x), -1, -1), x.flatten(2).mT], 1) + self._positions(grid)
-        for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        last = self.blocks[-1]
-        q, k, _ = last.attn.qkv(last.norm1(tokens)).unflatten(-1, (3, self.size.heads, -1)).permute(2, 0, 3, 1, 4)
-        weights = (q[:, :, :1] @ k.mT * q.shape[-1] ** -0.5).float().softmax(-1)  # (B, heads, 1, 1 + n)
-        return weights[:, :, 0, 1:].unflatten(2, grid)
-
-    def _positions(self, grid: tuple[int, ...]) -> Tensor:
-        """Return the position embedding (1, 1 + n, C) of a grid of patches."""
-        if tuple(grid) == (self.size.side,) * 2:
-            return self.pos_embed
-        table = self.pos_embed[:, 1:].mT.unflatten(2, (self.size.side,) * 2)
-        table = nn.functional.interpolate(table.float(), size=tuple(grid), mode="bicubic", align_corners=False)
-        return torch.cat([self.pos_embed[:, :1], table.flatten(2).mT.to(self.pos_embed.dtype)], 1)
+        """Return (B, heads, H / patch, W / patch), see `DinoViT.attention`."""
+        return self.attention(x)
 
 
 def attention_maps(vit: AttentionViT, image: Tensor) -> Tensor:
@@ -106,7 +71,12 @@ def attention_maps(vit: AttentionViT, image: Tensor) -> Tensor:
 
 
 def as_pictures(image: Tensor) -> Tensor:
-    """Return (B, 3, H, W) as the ViT wants it: percentiles to 0 and 1, then the mean and deviation of its pictures.
+    """Return (B, 3, H, W) as the ViT wants it: percentiles to 0 and 1, then the mean and deviation of its pictures."""
+    return normalised(scaled(image))
+
+
+def scaled(image: Tensor) -> Tensor:
+    """Return (B, 3, H, W) in 0..1: what lies at the percentiles of an image (B, C, H, W) becomes 0 and 1.
 
     Three channels are scaled together; of any other number the mean of the scaled channels is taken thrice.
     """
@@ -115,11 +85,14 @@ def as_pictures(image: Tensor) -> Tensor:
     values = values[..., :: -(-values.shape[-1] // SAMPLED)]
     ordered = values.sort(dim=-1).values  # torch 2.10's quantile looks at values, which a traced tensor has not
     low, high = (_quantile(ordered, share)[..., None, None] for share in PERCENTILES)  # (B, 1 or C, 1, 1)
-    scaled = ((image - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
-    if channels != 3:
-        scaled = scaled.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-    mean, std = (torch.tensor(numbers, device=image.device).view(1, 3, 1, 1) for numbers in (MEAN, STD))
-    return (scaled - mean) / std
+    between = ((image - low) / (high - low).clamp(min=1e-8)).clamp(0, 1)
+    return between if channels == 3 else between.mean(1, keepdim=True).expand(-1, 3, -1, -1)
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    """Return pictures (B, 3, H, W), 0..1, less the mean and over the deviation of those that DINO was trained on."""
+    mean, std = (torch.tensor(numbers, device=pictures.device).view(1, 3, 1, 1) for numbers in (MEAN, STD))
+    return (pictures - mean) / std
 
 
 def _quantile(ordered: Tensor, share: float) -> Tensor:
@@ -155,7 +128,7 @@ def random_vit(size: ViTSize, *, saved: bool = False) -> AttentionViT:
 def load_vit(file: Path, *, saved: bool = False) -> AttentionViT:
     """Return the ViT of a DINO checkpoint; raises UserError if its weights are not exactly those of a ViT."""
     state = read_weights(file)
-    vit = AttentionViT(size_of(state, file), saved=saved)
+    vit = AttentionViT(size_of(state, file, read_heads(file)), saved=saved)
     buffers = dict(vit.named_buffers())
     wrong = sorted(buffers.keys() ^ state.keys())
     wrong += [name for name in buffers.keys() & state.keys() if buffers[name].shape != state[name].shape]
@@ -194,8 +167,17 @@ def read_weights(file: Path) -> dict[str, Tensor]:
     return found
 
 
-def size_of(state: Mapping[str, Tensor], file: Path) -> ViTSize:
-    """Return the size of the ViT that a state dict belongs to."""
+def read_heads(file: Path) -> int | None:
+    """Return the number of heads that a safetensors file tells, as those of the trainer `dino` do."""
+    if file.suffix != ".safetensors":
+        return None
+    with safe_open(file, framework="pt") as content:
+        told = (content.metadata() or {}).get("heads", "")
+    return int(told) if told.isdecimal() and int(told) else None
+
+
+def size_of(state: Mapping[str, Tensor], file: Path, heads: int | None = None) -> ViTSize:
+    """Return the size of the ViT that a state dict belongs to; `heads` None: as many as fit published weights."""
     try:
         width, _, patch, _ = state["patch_embed.proj.weight"].shape
         side = math.isqrt(state["pos_embed"].shape[1] - 1)
@@ -204,6 +186,7 @@ def size_of(state: Mapping[str, Tensor], file: Path) -> ViTSize:
             f"the file lacks {error}", where=file, mend="give the state dict of a DINO ViT, plain or as published"
         ) from None
     depth = 1 + max((int(name.split(".")[1]) for name in state if name.startswith("blocks.")), default=-1)
-    if depth < 1 or width % HEAD_WIDTH:
-        raise UserError(f"no ViT has {depth} blocks of width {width} with heads of {HEAD_WIDTH}", where=file)
-    return ViTSize(width, depth, width // HEAD_WIDTH, patch, side)
+    head_width = HEAD_WIDTH if heads is None else width / heads
+    if depth < 1 or width % head_width:
+        raise UserError(f"no ViT has {depth} blocks of width {width} with heads of {head_width:g}", where=file)
+    return ViTSize(width, depth, int(width / head_width), patch, side)

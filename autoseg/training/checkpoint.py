@@ -101,9 +101,12 @@ def load_state(folder: Path, state: State) -> None:
 
 
 def save_weights(folder: Path, module: nn.Module) -> str:
-    """Write the predicting module's weights as safetensors; returns their SHA-256 digest."""
+    """Write the predicting module's weights as safetensors; returns their SHA-256 digest.
+
+    A module's `weights_metadata`, texts by name, become the file's.
+    """
     tensors = {name: tensor.contiguous().cpu() for name, tensor in plain_state(module).items()}
-    content = save(_without_sharing(tensors))
+    content = save(_without_sharing(tensors), getattr(unwrapped(module), "weights_metadata", None))
     write_bytes(folder / WEIGHTS_FILE, content)
     return hashlib.sha256(content).hexdigest()
 

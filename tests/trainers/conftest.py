@@ -2,6 +2,7 @@
 
 import pytest
 
+from autoseg import plugins
 from autoseg.raw import make_splits
 from autoseg.training import Trainer, pretrain, train
 from autoseg.training.starting import _Training
@@ -15,7 +16,7 @@ def run(scratch):
 
     def carry_out(trainer, configuration="3d_fullres", *, labelled=2, workspace=scratch, **options):
         options = {"plans_name": "tiny", "device": "cpu", "deterministic": True, "workers": 1} | options
-        if trainer == "masked_autoencoder":
+        if not plugins.load("trainer", trainer).needs_labels:
             return pretrain(NAME, configuration, trainer=trainer, workspace=workspace, **options)[0]
         return train(NAME, configuration, "0", trainer=trainer, labelled=labelled, workspace=workspace, **options)[0]
 

@@ -15,6 +15,7 @@ from autoseg.training.log import read_events
 
 TRAINERS = [found.name for found in plugins.list_plugins("trainer")]
 QUICK = {"mirror": False, "observed_cases": 1}
+SMALL = {"dino": {"width": 48, "depth": 2, "local_crops": 2, "slices": 2}}  # a network of its own, not the plan's
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def prepared(run):
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_trains_two_steps_on_real_data(name, prepared):
-    folder = prepared(name, settings={"steps": 2, **QUICK})
+    folder = prepared(name, settings={"steps": 2, **QUICK, **SMALL.get(name, {})})
     record = read_json(folder / "run.json")
     assert (record["status"], record["steps_done"], record["trainer"]) == ("finished", 2, name)
     losses = [event["loss"] for event in read_events(folder / "log.jsonl") if event["event"] == "step"]
@@ -42,7 +43,7 @@ def test_trains_two_steps_on_real_data(name, prepared):
 
 @pytest.mark.parametrize("name", TRAINERS)
 def test_a_resumed_run_equals_an_uninterrupted_one(name, prepared, scratch, tmp_path, monkeypatch):
-    settings = {"steps": 5, **QUICK}
+    settings = {"steps": 5, **QUICK, **SMALL.get(name, {})}
     whole = prepared(name, settings=settings)
     kept = whole.rename(tmp_path / "whole")
     original = plugins.load

@@ -3,6 +3,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 from torch import nn
 
 from autoseg.errors import UserError
@@ -21,6 +22,17 @@ def trained(seed=0, steps=3):
         optimizer.step()
         optimizer.zero_grad()
     return module, optimizer
+
+
+def test_what_a_module_tells_of_its_weights_goes_into_their_file(tmp_path):
+    module, _ = trained()
+    save_weights(tmp_path, module)
+    with safe_open(tmp_path / "weights.safetensors", "pt") as content:
+        assert content.metadata() is None
+    module.weights_metadata = {"heads": "3"}
+    save_weights(tmp_path, module)
+    with safe_open(tmp_path / "weights.safetensors", "pt") as content:
+        assert content.metadata() == {"heads": "3"}
 
 
 def test_a_state_comes_back_bit_for_bit(tmp_path):
