@@ -85,6 +85,7 @@ def fingerprint(
     The data set is given as for `open_dataset`, or open already; the workspace by its folder, None is the default one.
     The decoded cases stay in a cache for preprocessing. Without training cases the unlabelled ones are examined.
     Cases that fail are listed in the written fingerprint, which covers the others; then CasesFailed is raised.
+    A damaged fingerprint.json is told and made anew.
     """
     workspace = place_of(workspace)
     dataset = open_dataset(dataset, workspace)
@@ -95,8 +96,8 @@ def fingerprint(
     hashes = {case.id: raw_hash(case, dataset.labels, len(dataset.channel_names)) for case in cases}
     input_hash = content_hash(FINGERPRINT_VERSION, dataset.name, dataset.channel_names, hashes)
     if path.is_file() and not restart:
-        known = Fingerprint.read(path)
-        if known.input_hash == input_hash and not known.failed:
+        known = _known(path)
+        if known is not None and known.input_hash == input_hash and not known.failed:
             return known
     cache = DecodedCache.of(workspace, dataset.name)
     with alone_in(path.parent):
@@ -104,6 +105,14 @@ def fingerprint(
             cache.remove()
         context = _Context(dataset.labels, len(dataset.channel_names), hashes, _cache_folder(cache, cases))
         return _measured(dataset, cases, context, input_hash, path, workers)
+
+
+def _known(path: Path) -> Fingerprint | None:
+    try:
+        return Fingerprint.read(path)
+    except UserError as error:
+        log.warning("the fingerprint is made anew: %s: %s", error.where or path, error.what)
+        return None
 
 
 def _measured(

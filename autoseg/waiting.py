@@ -10,6 +10,8 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
+from autoseg.watching import watched
+
 SILENCE_SECONDS = 120.0  # after which it is told what every worker is doing, if none finished anything
 
 log = logging.getLogger(__name__)
@@ -42,8 +44,9 @@ class AtWork:
     def result(self, future: Future) -> Any:
         """Return the result of a future; while there is none, what is being done is told, ever more rarely."""
         begin, pause = time.monotonic(), SILENCE_SECONDS
-        while not wait([future], pause).done:
-            busy = [(self._describe(work), since, "") for work, since in list(self._doing.values())]
-            tell_silence(self._stage, busy, round(time.monotonic() - begin), self._unit)
-            pause *= 2
+        with watched(self._stage, silent=True):
+            while not wait([future], pause).done:
+                busy = [(self._describe(work), since, "") for work, since in list(self._doing.values())]
+                tell_silence(self._stage, busy, round(time.monotonic() - begin), self._unit)
+                pause *= 2
         return future.result()

@@ -26,6 +26,7 @@ from autoseg.deadlines import START_SECONDS, VARIABLE
 from autoseg.errors import UserError
 from autoseg.waiting import SILENCE_SECONDS, tell_silence
 from autoseg.worker_results import Outcome, Result, attempt, reason_of, result_of
+from autoseg.worker_start import not_started, start_process
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class ProcessPool:
             contextlib.nullcontext() if one else _environment_of_children(),
             contextlib.nullcontext() if self.needs_main else _main_hidden(),
         ):
-            process.start()
+            start_process(process, self.stage, START_SECONDS)
         theirs.close()
         return Worker(process, ours)
 
@@ -170,10 +171,7 @@ class ProcessPool:
     def _not_started(self, worker: Worker) -> Outcome | None:
         self._drop(worker)
         if not self.started:
-            raise UserError(
-                f"the worker processes of stage {self.stage} did not start within {START_SECONDS:g} s",
-                mend="see whether the disk of the installation answers, then repeat the command",
-            )
+            raise not_started(self.stage, START_SECONDS)
         return self._again(worker, f"the worker process did not start within {START_SECONDS:g} s")
 
     def _watch(self, heard: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import logging
 import multiprocessing
 import time
 import types
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any, Literal
 
+from autoseg.crash_guard import guarded
 from autoseg.deadlines import case_seconds
 from autoseg.machine import available_cores, available_memory, default_workers
 from autoseg.waiting import SILENCE_SECONDS, tell_silence
@@ -18,6 +20,8 @@ from autoseg.worker_pool import ProcessPool
 from autoseg.worker_results import Outcome, Result, attempt, result_of
 
 __all__ = ["Result", "available_cores", "available_memory", "default_workers", "run_cases"]
+
+log = logging.getLogger(__name__)
 
 SMALL_BYTES = 2**22  # files of all items together, up to which a process of its own would take longer than the work
 
@@ -45,21 +49,22 @@ def run_cases(
     If no case is finished for two minutes, a warning tells what every worker is doing, and for how long.
 
     `size_of` tells the bytes of an item's files. With one worker, items that are small all together run in this
-    process, where a crash of the interpreter ends the command, naming the case. Threads cannot be killed, so `timeout`
-    needs processes. `function` and items must be picklable for processes. Closing the iterator, or Ctrl-C, ends the
-    children.
+    process. There, and in threads, a crash of the interpreter ends the command, naming the case; called again with the
+    same items, processes are used. Threads cannot be killed, so `timeout` needs processes. `function` and items must be
+    picklable for processes. Closing the iterator, or Ctrl-C, ends the children.
     """
     items = list(items)
     if timeout is not None and kind == "thread":
         raise ValueError("threads cannot be killed: a timeout needs kind='process'")
     workers = max(1, min(workers or available_cores(), len(items)))
+    seconds = [case_seconds(size_of(item) if size_of else 0) if timeout is None else timeout for item in items]
+    pool = ProcessPool(function, items, stage, name_of, workers, seconds, timeout is None)
     if timeout is None and workers == 1 and (kind == "thread" or _small(items, size_of)):
-        results = _run_here(function, items, stage, name_of)
+        results = _guarded(_run_here(function, items, stage, name_of), pool)
     elif kind == "thread":
-        results = _run_threads(function, items, stage, name_of, workers)
+        results = _guarded(_run_threads(function, items, stage, name_of, workers), pool)
     else:
-        seconds = [case_seconds(size_of(item) if size_of else 0) if timeout is None else timeout for item in items]
-        results = ProcessPool(function, items, stage, name_of, workers, seconds, timeout is None).run()
+        results = pool.run()
     if progress is None:
         yield from results
         return
@@ -70,9 +75,28 @@ def run_cases(
 
 def _small(items: Sequence[Any], size_of: Callable[[Any], int] | None) -> bool:
     """Return whether one worker may be this process; a daemon, such as a worker, can have no child anyway."""
-    if multiprocessing.current_process().daemon:
-        return True
-    return size_of is not None and sum(map(size_of, items)) <= SMALL_BYTES
+    return _is_daemon() or (size_of is not None and sum(map(size_of, items)) <= SMALL_BYTES)
+
+
+def _is_daemon() -> bool:
+    return multiprocessing.current_process().daemon
+
+
+def _guarded(here: Iterator[Result], pool: ProcessPool) -> Iterator[Result]:
+    """Yield results of work in this process; of a pool, if an earlier process died of the same work."""
+    with guarded(pool.stage, [repr(item) for item in pool.items]) as guard:
+        if not guard.died or _is_daemon():
+            yield from here
+            return
+        pool.size = min(pool.size, available_cores())  # there may be many threads
+        log.warning(
+            "%s: an earlier command died at these cases, so they are handled in processes of their own", pool.stage
+        )
+        failed = False
+        for result in pool.run():
+            failed |= result.error is not None
+            yield result
+        guard.again = failed
 
 
 def _run_here(
@@ -107,10 +131,11 @@ def _run_threads(
 ) -> Iterator[Result]:
     waiting = iter(items)
     running: dict[Future, tuple[str, float]] = {}
-    with ThreadPoolExecutor(workers, thread_name_prefix="autoseg") as pool:
+    with _crash_told(), ThreadPoolExecutor(workers, thread_name_prefix="autoseg") as pool:
         while True:
             while len(running) < workers and (item := next(waiting, pool)) is not pool:
-                running[pool.submit(attempt, function, item)] = name_of(item), time.monotonic()
+                named = _under_name(f"case {name_of(item)}, {stage}")
+                running[pool.submit(named, function, item)] = name_of(item), time.monotonic()
             if not running:
                 return
             done = wait(running, SILENCE_SECONDS, FIRST_COMPLETED).done

@@ -252,6 +252,7 @@ def _carry_out(tasks: Sequence[Task], means: Means) -> None:
     ended, died = 0, list[Task]()
 
     def done(task: Task, outcome: Outcome) -> None:
+        """Record what became of a run, and keep those whose process died for a second try."""
         nonlocal ended
         ended += 1
         if outcome.died:

@@ -109,6 +109,7 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
         tasks.append(Task(key, "plan", request))
 
     def done(task: Task, outcome: Outcome) -> None:
+        """Record the plan of a network, or why there is none."""
         if outcome.answer is None:
             log.warning("no plan for %s: %s", task.key, outcome.error)
         else:
@@ -213,6 +214,7 @@ def _measure(
         tasks.append(Task(key, "measure", request_of(question, field, entry, plan, recipe, field.folds[0], means)))
 
     def done(task: Task, outcome: Outcome) -> None:
+        """Record what a step of an entry costs, or why it could not be measured."""
         plan = record["plans"][f"{field.name}/{_of(task.key, entries).architecture.name}"]
         about = {"plan": plan["digest"], "augmentation": shared["augmentation"]}
         if outcome.answer is None:

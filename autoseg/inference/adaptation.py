@@ -25,6 +25,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from autoseg.errors import UserError
 from autoseg.inference.tiles import Tile, make_tiles, padding
+from autoseg.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -162,7 +163,8 @@ class _Window:
         total = foreground = 0.0
         for first in range(0, len(self.tiles), self.batch):
             tiles = self.tiles[first : first + self.batch]
-            with torch.set_grad_enabled(learns):
+            work = watched(f"adaptation, tile {first + 1} of {len(self.tiles)}", kind=f"adapting {self.patch_size}")
+            with work, torch.set_grad_enabled(learns):
                 logits = network(self._stack(self.image, tiles).to(self.device))
                 inside = self._stack(self.inside[None], tiles)[:, 0].to(self.device)
                 # Tiles weigh by their share of the voxels, so the sum over calls is the mean over the image.

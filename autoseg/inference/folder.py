@@ -9,17 +9,20 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
+from autoseg.deadlines import file_bytes
 from autoseg.errors import AutosegError, UserError
 from autoseg.inference.records import Record
 from autoseg.raw import (
     Case,
     Geometry,
+    Image,
     list_prediction_cases,
     probability_ending,
     read_image,
@@ -31,6 +34,8 @@ from autoseg.raw.orientation import Orientation
 from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash, remove_leftovers
 from autoseg.waiting import AtWork
+from autoseg.watching import watched
+from autoseg.workers import run_cases
 
 if TYPE_CHECKING:
     from autoseg.inference.predictor import Prediction, Predictor, Prepared
@@ -77,6 +82,8 @@ def predict_folder(
 ) -> list[CaseResult]:
     """Segment every case of `inputs` (a folder of images, or one DICOM series) into `output`, in the order of names.
 
+    Returned are their results, and behind them those of cases that cannot be used, such as one that lacks a channel.
+
     Writes `<case><ending>` on exactly the grid of the image, with `save_probabilities` `<case>_probabilities`, with
     `uncertainty` `<case>_uncertainty.nii.gz` (float32, 0..1). `workers` threads read and preprocess ahead.
     Cases that this model finished before, from the same files and with the same settings, are skipped unless `restart`.
@@ -85,7 +92,10 @@ def predict_folder(
     if output.resolve() == inputs.resolve():
         raise UserError("input and output are the same folder", where=output, mend="choose another output folder")
     model = predictor.model
-    cases = list_prediction_cases(inputs, channels=len(model.channel_names), file_ending=model.file_ending)
+    bad: dict[str, UserError] = {}
+    cases = list_prediction_cases(
+        inputs, channels=len(model.channel_names), file_ending=model.file_ending, failures=bad
+    )
     jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     _require_own_files(jobs, inputs)
     output.mkdir(parents=True, exist_ok=True)
@@ -93,16 +103,23 @@ def predict_folder(
     record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
     finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}
     results = {name: CaseResult(name, _label_of(jobs, name), skipped=True) for name in finished}
+    results |= {name: CaseResult(name, None, str(error)) for name, error in bad.items()}
     todo = [job for job in jobs if job.case.id not in finished]
     if finished:
         log.info("%d case(s) are finished already", len(finished))
+    for name in bad:
+        _tell_failure(results[name])
     with tqdm(total=len(jobs), initial=len(finished), desc="predict", unit="case", disable=None) as progress:
         for result in _stream(predictor, todo, record, workers=workers):
             results[result.case] = result
             progress.update()
-            if result.error:
-                log.error("case %s failed: %s", result.case, result.error)
-    return [results[job.case.id] for job in jobs]
+            _tell_failure(result)
+    return [results[name] for name in (*(job.case.id for job in jobs), *bad)]
+
+
+def _tell_failure(result: CaseResult) -> None:
+    if result.error:
+        log.error("case %s failed: %s", result.case, result.error)
 
 
 def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, workers: int) -> Iterator[CaseResult]:
@@ -123,9 +140,7 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
             try:
                 prepared, geometry = reading.result(future)
                 del future
-                prediction = predictor.predict_prepared(
-                    prepared, save_probabilities=job.probabilities is not None, uncertainty=job.uncertainty is not None
-                )
+                prediction = _predict(predictor, job, prepared)
                 del prepared
             except Exception as error:
                 yield _failed(job, error)
@@ -149,13 +164,31 @@ def _read(predictor: Predictor, job: _Job, reading: AtWork) -> tuple[Prepared, G
 
 
 def _prepare(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
-    image = read_image(job.case.images, channels=len(predictor.model.channel_names))
+    image = _image(job.case, len(predictor.model.channel_names))
     data, spacing = image.data, image.geometry.spacing
     _require_finite(data, job.case.images)
     if predictor.model.orientation == "ras":
         turn = Orientation.to_ras(image.geometry)
         data, spacing = np.ascontiguousarray(turn.apply(data)), turn.spacing(spacing)
     return predictor.prepare(data, spacing), image.geometry
+
+
+def _image(case: Case, channels: int) -> Image:
+    """Read the files of a case; in a child if an earlier command died of them."""
+    (result,) = run_cases(
+        partial(read_image, channels=channels), [case.images], stage="prediction, reading", workers=1, kind="thread",
+        name_of=lambda _: case.id, size_of=file_bytes,
+    )  # fmt: skip
+    if result.error is not None:
+        raise AutosegError(result.error.reason) from result.error
+    return result.value
+
+
+def _predict(predictor: Predictor, job: _Job, prepared: Prepared) -> Prediction:
+    with watched(f"prediction, case {job.case.id}"):
+        return predictor.predict_prepared(
+            prepared, save_probabilities=job.probabilities is not None, uncertainty=job.uncertainty is not None
+        )
 
 
 def _require_finite(data: np.ndarray, files: Sequence[Path]) -> None:

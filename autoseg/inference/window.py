@@ -19,6 +19,7 @@ from torch import Tensor
 from autoseg.devices import choose_device, choose_precision
 from autoseg.errors import UserError
 from autoseg.inference.tiles import Tile, make_tiles, mirror_combinations, padding
+from autoseg.watching import watched
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +142,9 @@ class _Run:
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype != torch.float32):
             while done < len(tiles):
                 chunk = tiles[done : done + max(1, self.batch // len(self.mirrors))]
-                if self._fits(padded, chunk, sums):
+                with watched(f"tile {done + 1} of {len(tiles)}", kind=f"tiles {self.patch_size}"):
+                    fits = self._fits(padded, chunk, sums)
+                if fits:
                     done += len(chunk)
                 else:
                     self._make_room(sums)

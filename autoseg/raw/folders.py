@@ -74,7 +74,7 @@ def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[
     """Return the files of every case in a folder of CASE_0000.ext, sorted by name; note misnamed and missing files."""
     files: dict[str, dict[int, Path]] = {}
     pattern = re.compile(r"(.+)_(\d{4})" + re.escape(ending))
-    for file in _files(folder, ending, found):
+    for file in list_files(folder, ending, found):
         match = pattern.fullmatch(file.name)
         if match is None:
             found.complain(
@@ -101,7 +101,7 @@ def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[
     return images
 
 
-def _files(folder: Path, ending: str, found: Found) -> list[Path]:
+def list_files(folder: Path, ending: str, found: Found) -> list[Path]:
     """Return the files of a folder, sorted by name; note what only has the name of one."""
     if not folder.is_dir():
         return []
@@ -115,7 +115,7 @@ def _files(folder: Path, ending: str, found: Found) -> list[Path]:
 
 
 def _list_labels(folder: Path, ending: str, found: Found) -> dict[str, Path]:
-    cases = {file.name.removesuffix(ending): file for file in _files(folder, ending, found)}
+    cases = {file.name.removesuffix(ending): file for file in list_files(folder, ending, found)}
     return {case: file for case, file in cases.items() if _name_ok(case, file, found)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,6 +19,7 @@ ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
 TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's x and y point the other way
 EPSILON = float(np.finfo(np.float64).eps)
+MAGIC = re.compile(rb"n[i+][1-9]\0")  # as the library of NIfTI, which ITK uses, takes it
 LARGEST_OFFSET = 2**30  # of the voxels: what extensions of the header may take
 SCANNER = 1  # the form code "scanner anatomy"
 MILLIMETRES = {1: 1000.0, 3: 0.001}  # of one unit of length, by its code; mm and codes that nobody knows are 1
@@ -78,7 +80,19 @@ def _parse(start: bytes, path: Path):
     kind = nibabel.Nifti2Header if size in (540, 0x1C020000) else nibabel.Nifti1Header
     if size not in (348, 540, 0x5C010000, 0x1C020000) or len(start) < kind.sizeof_hdr:
         raise UserError("not a NIfTI file: the header is missing or damaged", where=path, mend=compression.MEND)
-    return kind(start[: kind.sizeof_hdr], check=False)
+    header = kind(start[: kind.sizeof_hdr], check=False)
+    _require_magic(header["magic"].tobytes(), path)
+    return header
+
+
+def _require_magic(magic: bytes, path: Path) -> None:
+    """Refuse what readers take for ANALYZE, which has neither an affine nor scaling: ITK would drop both."""
+    if not MAGIC.match(magic):
+        raise UserError(
+            f"the header has the magic {magic!r}, not n+1 or n+2 of NIfTI: others take it for ANALYZE, elsewhere",
+            where=path,
+            mend="write the file again as NIfTI, and see that origin and orientation are right",
+        )
 
 
 def _describe(header, path: Path) -> Header:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +12,8 @@ import torch
 from autoseg.plans import Configuration, Plans
 from autoseg.raw import Case, Dataset
 from autoseg.store import CaseStore
+
+logger = logging.getLogger("autoseg.training")
 
 
 @dataclass(frozen=True)
@@ -37,3 +41,15 @@ class RunContext:
     def case(self, case_id: str) -> Case:
         """Return the raw case of an id."""
         return next(case for case in (*self.dataset.cases, *self.dataset.unlabelled) if case.id == case_id)
+
+
+def tell_left_out(contexts: Sequence[RunContext]) -> None:
+    """Name, once for all folds, the cases that the store lacks: those of which preprocessing failed."""
+    names = sorted({case for context in contexts for case in context.left_out_cases})
+    if names:
+        dataset = contexts[0].dataset
+        logger.warning(
+            "%d of %d case(s) are left out of training and validation, since they are not preprocessed: %s\n"
+            "To mend it: run autoseg plan-and-preprocess %s again; it tells what is wrong with them",
+            len(names), len(dataset.cases), ", ".join(names), dataset.name,
+        )  # fmt: skip

@@ -69,6 +69,14 @@ def is_trained(record: Mapping[str, Any]) -> bool:
     return record.get("status") == "finished" and record.get("steps_done") != 0
 
 
+def is_untrained(folder: Path) -> bool:
+    """Return whether a run in `folder` passes for finished without a single step: its time was over at the start."""
+    if not (folder / RUN_FILE).is_file():
+        return False
+    record = read_run(folder)
+    return record.get("status") == "finished" and not is_trained(record)
+
+
 def read_run(folder: Path) -> dict[str, Any]:
     """Return run.json of a run folder."""
     return read_json(folder / RUN_FILE)

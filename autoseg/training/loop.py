@@ -24,6 +24,7 @@ from autoseg.training.observing import Observer
 from autoseg.training.stopping import StopRequest
 from autoseg.training.thread_count import ThreadCount
 from autoseg.training.trainer import Trainer
+from autoseg.watching import watched
 
 logger = logging.getLogger("autoseg.training")
 LOG_SECONDS = 5.0  # how often the loss is read from the device
@@ -117,8 +118,9 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
         _set_rates(run, progress)
         for _ in range(trainer.accumulate):
             batches = {name: feeder.next() for name, feeder in feeders.items()}
-            for loss in _optimise(run, trainer.training_step(batches, progress)):
-                meter.add(loss)
+            with watched(f"step {state.step}", kind="training step"):
+                for loss in _optimise(run, trainer.training_step(batches, progress)):
+                    meter.add(loss)
         with torch.no_grad():
             trainer.after_step(progress)
         state.step += 1
@@ -146,7 +148,10 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
 
 def _agreed(run: Fit, value: Any) -> Any:
     """Return the first process's value in every process: clocks differ, and all must end at the same step."""
-    return value if run.trainer.context.processes == 1 else run.fabric.broadcast(value)
+    if run.trainer.context.processes == 1:
+        return value
+    with watched("waiting for the other processes", silent=True):  # each tells of itself
+        return run.fabric.broadcast(value)
 
 
 def _optimise(run: Fit, losses: Iterator[tuple[str, torch.Tensor]]) -> Iterator[torch.Tensor]:

@@ -15,6 +15,7 @@ from autoseg.training.checkpoint import Progress, unwrapped
 from autoseg.training.clock import Clock
 from autoseg.training.log import RunLog
 from autoseg.training.trainer import Trainer
+from autoseg.watching import watched
 
 LARGEST_SHARE = 0.04  # of the training time that observing may take
 SMALLEST_STEP = 0.05  # of progress between two observations
@@ -45,7 +46,8 @@ class Observer:
         scores: dict[str, dict[str, float | None]] = {}
         foreground = 0
         for case in self.cases:
-            scores[case], predicted = self._score(case)
+            with watched(f"observed case {case}"):
+                scores[case], predicted = self._score(case)
             foreground += predicted
         values = np.array([v for score in scores.values() for v in score.values() if v is not None], dtype=float)
         mean = mean_of_defined(values) if values.size else None

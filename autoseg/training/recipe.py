@@ -64,6 +64,11 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     return {**raised, "own_rates": False} if "own_rates" in own else raised
 
 
+def planned_for(seconds: float, planned: float | None) -> bool:
+    """Return whether a plan was made for about this time, so that its recipe fits."""
+    return planned is not None and planned / 2 <= seconds <= planned * 2
+
+
 def length_of(steps: int) -> int:
     """Return the class of lengths that share a recipe: 0 short, 1 middle, 2 long."""
     return (steps >= SHORT_BELOW) + (steps >= ADAPTIVE_BELOW)

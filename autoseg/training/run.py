@@ -33,6 +33,7 @@ from autoseg.training.stopping import StopRequest
 from autoseg.training.trainer import Trainer
 from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, validate
 from autoseg.training.validation_plan import STEP_SIZES, ValidationPlan, plan_validation
+from autoseg.watching import watched
 
 PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
 SAME_BUDGET = 0.1  # by how much the share of a fold may differ between two starts with the same time budget
@@ -105,7 +106,7 @@ def _carry_out(
     torch.manual_seed(context.seed)  # the same initial weights in every process
     trainer = trainer_class(context, settings)
     log = RunLog(context.folder, writes=context.rank == 0)
-    with StopRequest() as stop:
+    with StopRequest() as stop, watched(f"training, fold {context.fold}"):
         modules, optimizers = set_up(trainer, fabric)
         progress = Progress()
         state = State(modules, optimizers, progress)
@@ -131,7 +132,8 @@ def _carry_out(
         except Exception:
             _record(context, status="failed", steps_done=progress.step)
             raise
-        fabric.barrier()
+        with watched("waiting for the other processes", silent=True):
+            fabric.barrier()
 
 
 def _train(

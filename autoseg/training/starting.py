@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -13,17 +12,16 @@ from typing import Any
 from autoseg import plugins
 from autoseg.devices import choose_device
 from autoseg.errors import UserError
-from autoseg.plans import Configuration, Plans
-from autoseg.randomness import generator
 from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
+from autoseg.training.asked import checked_name, choose_labelled, configure, read_plans
 from autoseg.training.cascade import ensure_previous_stage
-from autoseg.training.context import RunContext
+from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.folds import parse_folds
 from autoseg.training.identity import check_same_run, identity, makes_room
-from autoseg.training.log import RUN_FILE, is_trained, read_run
+from autoseg.training.log import RUN_FILE, is_untrained, read_run
 from autoseg.training.probe import time_step
-from autoseg.training.recipe import length_of, recipe_for, suited
+from autoseg.training.recipe import length_of, planned_for, recipe_for, suited
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
@@ -115,8 +113,9 @@ class _Training:
         self.started = time.monotonic() if started is None else started
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
-        self.plans = self._read_plans(plans_name)
-        self.configuration = self._configure(configuration, architecture)
+        self.plans = read_plans(self.dataset.name, plans_name, self.workspace)
+        named = {"dataset": self.dataset.name, "workspace": self.workspace}
+        self.configuration = configure(self.plans, configuration, architecture, **named)
         self.found = plugins.find("trainer", trainer, self.workspace.root)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
         self.settings = self._resolve(settings or {}, recipe)
@@ -124,7 +123,7 @@ class _Training:
         self.devices = [choose_device(each) for each in device.split(",")]
         self.device = self.devices[0]
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
-        self.name = None if name is None else _checked_name(name)
+        self.name = None if name is None else checked_name(name)
         if deterministic and time_budget is not None:
             raise UserError(
                 "with a time budget the clock decides what is trained, so that no run is like another",
@@ -140,7 +139,7 @@ class _Training:
             command = "train" if self.trainer_class.needs_labels else "pretrain"
             raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
         contexts = self.contexts()
-        self._tell_left_out(contexts)
+        tell_left_out(contexts)
         share = None if self.time_budget is None else self.time_budget / len(contexts)
         with alone_in(context.folder for context in contexts):
             runs = [(context, self._make_place(context, share)) for context in contexts]
@@ -197,7 +196,7 @@ class _Training:
 
     def _make_place(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
         """Make sure that what lies in the run's folder is this run, or nothing; returns the run's settings."""
-        if context.folder.exists() and (self.restart or _is_untrained(context.folder)):
+        if context.folder.exists() and (self.restart or is_untrained(context.folder)):
             shutil.rmtree(context.folder)
         settings = self._settings_of(context, seconds)
         check_same_run(context.folder, identity(context, self.found.reference, settings, self.pretrained))
@@ -211,34 +210,6 @@ class _Training:
         planned = self.plans.configurations[self.configuration.name].architecture
         architecture = self.configuration.architecture
         return self.found.name if architecture == planned else f"{self.found.name}-{Path(architecture).stem}"
-
-    def _read_plans(self, plans_name: str) -> Plans:
-        path = self.workspace.plans_file(self.dataset.name, plans_name)
-        if not path.is_file():
-            known = sorted(other.stem for other in path.parent.glob("*.json"))
-            raise UserError(
-                f"there are no plans {plans_name!r} for {self.dataset.name}; known: {', '.join(known) or 'none'}",
-                where=path,
-                mend=f"run: autoseg plan-and-preprocess {self.dataset.name}, or choose with --plans",
-            )
-        return Plans.read(path)
-
-    def _configure(self, name: str, architecture: str | None) -> Configuration:
-        configuration = self.plans.configuration(name)
-        if architecture is None or architecture == configuration.architecture:
-            return configuration
-        kind = plugins.load("architecture", architecture, self.workspace.root)
-        # The planned network's own options mean nothing to another one.
-        network = kind.adapt_spec(configuration.network.model_copy(update={"options": {}}))
-        multiple = kind.patch_multiple(network)
-        if any(size % m for size, m in zip(configuration.patch_size, multiple, strict=True)):
-            raise UserError(
-                f"architecture {architecture!r} takes patches that are multiples of {multiple}, the plan's patch is "
-                f"{configuration.patch_size}",
-                mend=f"plan for it: autoseg plan-and-preprocess {self.dataset.name} --architecture {architecture}",
-            )
-        reference = plugins.find("architecture", architecture, self.workspace.root).reference
-        return configuration.model_copy(update={"architecture": reference, "network": network})
 
     def _resolve(
         self, given: Mapping[str, Any], recipe: Path | None, length: Mapping[str, Any] | None = None
@@ -256,7 +227,7 @@ class _Training:
 
     def _settings_of(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
         """Return the settings of a run of `seconds`; what it was started with stays: no timing is twice the same."""
-        if seconds is None or self._planned_for(seconds):
+        if seconds is None or planned_for(seconds, self.configuration.training.time_budget):
             return self.settings
         given = self.arguments["settings"] or {}, self.arguments["recipe"]
         kept = read_run(context.folder) if (context.folder / RUN_FILE).is_file() else None
@@ -267,11 +238,6 @@ class _Training:
         if self._timed is None:
             self._timed = self._resolve(*given, self._fitting(seconds))
         return self._timed
-
-    def _planned_for(self, seconds: float) -> bool:
-        """Return whether the plan was made for about this time, so that its recipe fits."""
-        planned = self.configuration.training.time_budget
-        return planned is not None and planned / 2 <= seconds <= planned * 2
 
     def _fitting(self, seconds: float) -> dict[str, Any]:
         """Return the recipe for the steps that fit into `seconds`, by a few timed ones; {} where the plan's suits."""
@@ -321,16 +287,6 @@ class _Training:
             pretrained=self.pretrained is not None, left_out_cases=tuple(sorted(set(left_out))),
         )  # fmt: skip
 
-    def _tell_left_out(self, contexts: Sequence[RunContext]) -> None:
-        """Name, once for all folds, the cases that the store lacks: those of which preprocessing failed."""
-        names = sorted({case for context in contexts for case in context.left_out_cases})
-        if names:
-            logger.warning(
-                "%d of %d case(s) are left out of training and validation, since they are not preprocessed: %s\n"
-                "To mend it: run autoseg plan-and-preprocess %s again; it tells what is wrong with them",
-                len(names), len(self.dataset.cases), ", ".join(names), self.dataset.name,
-            )  # fmt: skip
-
     def _options(self, seconds: float | None) -> RunOptions:
         return RunOptions(
             trainer_name=self.experiment_trainer,
@@ -340,27 +296,3 @@ class _Training:
             pretrained=self.pretrained,
             threads=self.threads,
         )
-
-
-def _is_untrained(folder: Path) -> bool:
-    """Return whether a run in `folder` passes for finished without a single step: its time was over at the start."""
-    if not (folder / RUN_FILE).is_file():
-        return False
-    record = read_run(folder)
-    return record.get("status") == "finished" and not is_trained(record)
-
-
-def _checked_name(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise UserError(f"--name {name!r} cannot be the name of a folder", mend="use letters, digits, '_', '-' and '.'")
-    return name
-
-
-def choose_labelled(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return (`count` cases that keep their labels, the others), chosen by seed from the sorted names."""
-    ordered = sorted(cases)
-    if not 1 <= count <= len(ordered):
-        raise UserError(f"--labelled {count} is not within 1 and {len(ordered)}, the number of training cases")
-    order = generator(seed, "labelled cases").permutation(len(ordered))
-    chosen = {ordered[index] for index in order[:count]}
-    return tuple(c for c in ordered if c in chosen), tuple(c for c in ordered if c not in chosen)

@@ -20,6 +20,7 @@ from autoseg.training.checkpoint import unwrapped
 from autoseg.training.context import RunContext
 from autoseg.training.log import read_run
 from autoseg.training.trainer import Trainer
+from autoseg.watching import watched
 
 FOLDER = "validation"
 SUMMARY = "summary.json"
@@ -37,7 +38,8 @@ def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5) 
     failures = []
     for case in tqdm(cases, desc=f"fold {context.fold}: validation", unit="case", leave=False, disable=None):
         try:
-            scores[case] = _validate_case(case, trainer, network, device, step_size)
+            with watched(f"validation, case {case}"):
+                scores[case] = _validate_case(case, trainer, network, device, step_size)
             file = validated_file(context.folder, case, context.dataset.file_ending)
             written[file.name] = file_hash(file)
         except UserError as error:

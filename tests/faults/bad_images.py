@@ -95,6 +95,7 @@ IMAGES = {
     "a flipped bit in a gzip stream": (lambda d: flip_bit(d.image), "gzip stream"),
     "text with the name of an image": (lambda d: d.image.write_text("hello"), "not a NIfTI file"),
     "a picture with the name of a volume": (lambda d: d.image.write_bytes(png(3, 3)), "not a NIfTI file"),
+    "a header without the magic of NIfTI": (lambda d: d.header(d.image, magic=b""), "the header has the magic"),
     "a gzip stream of text": (lambda d: d.image.write_bytes(gzip.compress(b"x" * 999)), "not a NIfTI file"),
     "NaN voxels": (lambda d: d.voxels(d.image, lambda a: spoil(a, np.nan)), "3 NaN and 0 infinite"),
     "infinite voxels": (lambda d: d.voxels(d.image, lambda a: spoil(a, -np.inf)), "0 NaN and 3 infinite"),

@@ -187,9 +187,9 @@ MODELS = {
         predict(lambda d, m: [f.unlink() for f in d.folder.glob("imagesTr/*")]),
         "the folder has no images",
     ),
-    "a link to nothing among the images": (
-        predict(lambda d, m: (d.image.unlink(), d.image.symlink_to("nowhere"))),
-        "the link leads to no file",
+    "no case with a name that can be one of a file": (
+        predict(lambda d, m: [f.rename(str(f).replace("d_0000", "..d_0000")) for f in d.folder.glob("imagesTr/*")]),
+        "the case name 'ba..d' cannot become a file name",
     ),
     "input and output in one folder": (
         lambda d: [text.replace(str(d.place / "out"), str(d.folder / "imagesTr")) for text in predict()(d)],
@@ -199,6 +199,18 @@ MODELS = {
 
 # One bad image among good ones: exit code 1, and the others are complete.
 CASES = {
+    "a link to nothing among the images": (
+        predict(lambda d, m: (d.image.unlink(), d.image.symlink_to("nowhere"))),
+        "the link leads to no file",
+    ),
+    "a case whose first channel is missing": (
+        predict(lambda d, m: d.image.rename(d.image.with_name("bad_0001.nii.gz"))),
+        "channel file bad_0000.nii.gz is missing",
+    ),
+    "a case whose name cannot be one of a file": (
+        predict(lambda d, m: d.image.rename(d.image.with_name("b..d_0000.nii.gz"))),
+        "the case name 'b..d' cannot become a file name",
+    ),
     "an empty image among good ones": (predict(lambda d, m: d.image.write_bytes(b"")), "the file is empty"),
     "a truncated image among good ones": (
         predict(lambda d, m: d.image.write_bytes(d.image.read_bytes()[:999])),

@@ -1,25 +1,21 @@
 """Artefacts that are cut, or of which one bit is flipped, are named before anything is taken from them."""
 
 import json
-import random
 from functools import partial
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from bad_data import BAD, sound
+from bad_data import sound
+from damage import damage
 from model_factory import make_plans, write_model
 from torch import nn
 
 from autoseg.errors import UserError
 from autoseg.evaluation.summary import summarize, write_summary
 from autoseg.fingerprinting import ClassFrequency, Fingerprint
-from autoseg.inference import Predictor
-from autoseg.inference.records import RECORD_FILE, Record
 from autoseg.model_folder import read_model
 from autoseg.plans import Plans
-from autoseg.preprocessing import preprocess
 from autoseg.preprocessing.crop import crop
 from autoseg.preprocessing.decoded import DecodedCache
 from autoseg.raw import open_dataset, read_image
@@ -27,20 +23,9 @@ from autoseg.storage import read_json
 from autoseg.store import CaseProperties, CaseStore, Preprocessed
 from autoseg.training.checkpoint import Progress, State, load_state, load_weights, save_state, save_weights
 from autoseg.training.log import read_run, write_run
-from autoseg.workspace import Workspace
 
 TIMES = 12
 SHAPE = (6, 20, 20)
-
-
-def damage(content: bytes, seed: int, *, flips: bool) -> bytes:
-    """Flip one bit, or cut at least two bytes off: the last one of a JSON file is a line break."""
-    place = random.Random(seed).randrange(len(content) - 1)
-    if not flips:
-        return content[:place]
-    changed = bytearray(content)
-    changed[place] ^= 1 << random.Random(-seed - 1).randrange(8)
-    return bytes(changed)
 
 
 def store(folder, *, seal=True):
@@ -124,25 +109,27 @@ FINGERPRINT = Fingerprint(
 )  # fmt: skip
 
 
-def all_named(folder, kind, *, flips):
+def times_named(folder, kind, *, flips):
+    """Return how often the damaged file was named, with the mend, out of `TIMES`."""
     write, name, read = kind
     write(folder)
     file = folder / name
     content = file.read_bytes()
     read(folder)  # it is sound
+    named = 0
     for seed in range(TIMES):
         file.write_bytes(damage(content, seed, flips=flips))
         with pytest.raises(UserError) as caught:
             read(folder)
-        assert file.name in str(caught.value)
-        assert caught.value.mend
+        named += file.name in str(caught.value) and bool(caught.value.mend)
     file.write_bytes(content)
     read(folder)
+    return named
 
 
 @pytest.mark.parametrize("name", [name for name in CHECKSUMMED if name != "raw image"])
 def test_a_flipped_bit_is_named(name, tmp_path):
-    all_named(tmp_path, CHECKSUMMED[name], flips=True)
+    assert times_named(tmp_path, CHECKSUMMED[name], flips=True) == TIMES
 
 
 def test_a_flipped_bit_of_a_raw_image_changes_no_voxel(tmp_path):
@@ -196,67 +183,7 @@ def test_changed_plans_are_used_with_a_warning(tmp_path, caplog):
 
 @pytest.mark.parametrize("name", [*CHECKSUMMED, *SEALED, *DESCRIBED])
 def test_a_cut_file_is_named(name, tmp_path):
-    all_named(tmp_path, (CHECKSUMMED | SEALED | DESCRIBED)[name], flips=False)
-
-
-@pytest.mark.parametrize("flips", [True, False])
-@pytest.mark.parametrize("name", ["a.nii.gz", "a_probabilities.nii.gz", "a_uncertainty.nii.gz"])
-def test_a_damaged_prediction_is_made_anew(name, flips, tmp_path, caplog):
-    predictor = Predictor.load(write_model(tmp_path / "model"), device="cpu", precision="fp32")
-    (tmp_path / "in").mkdir()
-    voxels = np.random.default_rng(0).normal(size=(8, 9, 10)).astype(np.float32)
-    nib.save(nib.Nifti1Image(voxels, np.eye(4)), tmp_path / "in" / "a_0000.nii.gz")
-
-    def predict():
-        (result,) = predictor.predict_folder(
-            tmp_path / "in", tmp_path / "out", save_probabilities=True, uncertainty=True
-        )
-        assert result.error is None
-        return result.skipped
-
-    assert not predict()
-    assert predict()
-    file = tmp_path / "out" / name
-    content = file.read_bytes()
-    values = nib.load(file).get_fdata()
-    for seed in range(3):
-        file.write_bytes(damage(content, seed, flips=flips))
-        assert not predict()
-        assert f"case a is predicted again: {name}" in caplog.text
-        np.testing.assert_array_equal(nib.load(file).get_fdata(), values)
-        assert predict()
-
-
-@pytest.fixture(scope="module")
-def preprocessed(tmp_path_factory):
-    """A workspace with a store of two cases, its data set and plans, and what the store holds."""
-    folder = tmp_path_factory.mktemp("preprocessed")
-    place = Workspace.open(folder / "workspace")
-    data = sound(folder)
-    plans = make_plans("3d", channels=1, outputs=3)
-    preprocess(data.folder, plans, place, workers=1)
-    store = place.store_folder(open_dataset(data.folder).name, "test_3d")
-    return place, data.folder, plans, {path: path.read_bytes() for path in store.rglob("*") if path.is_file()}
-
-
-@pytest.mark.parametrize("flips", [True, False])
-@pytest.mark.parametrize("kind", ["image.b2nd", "label.b2nd", "locations.npy", "index.json"])
-def test_damaged_preprocessed_cases_are_repaired_by_preprocessing_again(kind, flips, preprocessed, caplog):
-    place, data, plans, sound_files = preprocessed
-    file = next(path for path in sound_files if path.name.endswith(kind))
-    for seed in range(3):
-        changed = damage(sound_files[file], seed, flips=flips)
-        file.write_bytes(changed)
-        preprocess(data, plans, place, workers=1)
-        if kind != "index.json":
-            assert f"is preprocessed again: {file.name} is missing or damaged" in caplog.text
-            assert file.read_bytes() == sound_files[file]
-        found = json.loads(file.with_name("index.json").read_bytes()) if kind == "index.json" else None
-        assert found is None or found["cases"] == json.loads(sound_files[file])["cases"]
-        assert CaseStore(file.parent if kind == "index.json" else file.parents[1]).verify() == ()
-        caplog.clear()
-        preprocess(data, plans, place, workers=1)
-        assert "again" not in caplog.text
+    assert times_named(tmp_path, (CHECKSUMMED | SEALED | DESCRIBED)[name], flips=False) == TIMES
 
 
 @pytest.mark.parametrize("flips", [True, False])
@@ -297,15 +224,3 @@ def test_a_flipped_bit_of_a_decoded_copy_is_noticed(kind, tmp_path):
     for seed in range(TIMES):
         file.write_bytes(damage(content, seed, flips=True))
         assert cache.read("a", "0") is None
-
-
-def test_a_cut_record_of_predictions_is_made_anew(tmp_path):
-    (tmp_path / BAD).write_text("image")
-    record = Record(tmp_path, "model")
-    record.finish("a", [tmp_path / BAD], [])
-    assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
-    file = tmp_path / RECORD_FILE
-    content = file.read_bytes()
-    for seed in range(TIMES):
-        file.write_bytes(damage(content, seed, flips=False))
-        assert not Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])

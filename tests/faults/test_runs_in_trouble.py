@@ -15,15 +15,6 @@ from autoseg.workspace import Workspace
 NAME = "Dataset004_Hippocampus"
 
 
-@pytest.fixture
-def place(tiny, tmp_path):
-    root = tmp_path / "work"
-    root.mkdir()
-    (root / "raw").symlink_to(tiny.raw)
-    (root / "preprocessed").symlink_to(tiny.preprocessed)
-    return root
-
-
 def command(place, *more):
     return ["train", NAME, "3d_fullres", "0", "--plans", "tiny", "--device", "cpu", "--workers", "1", "--set",
             "steps=1", "--workspace", str(place), *more]  # fmt: skip

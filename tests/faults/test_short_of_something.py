@@ -78,16 +78,6 @@ def call(capfd):
     return run_it
 
 
-@pytest.fixture
-def place(tiny, tmp_path):
-    """A workspace folder with the raw and preprocessed data of the tiny one."""
-    root = tmp_path / "work"
-    root.mkdir()
-    (root / "raw").symlink_to(tiny.raw)
-    (root / "preprocessed").symlink_to(tiny.preprocessed)
-    return root
-
-
 def train(place, *more):
     return ["train", NAME, "3d_fullres", "0", "--plans", "tiny", "--deterministic", "--device", "cpu", "--workers", "1",
             "--set", "checkpoint_minutes=0", "--workspace", place, *more]  # fmt: skip

@@ -107,6 +107,41 @@ def test_a_hang_while_starting(monkeypatch):
         list(run_cases(HangsWhenUnpickled(), range(4), stage="resampling", workers=2))
 
 
+HANGING_FORK_SERVER = """
+import multiprocessing, sys, time
+from autoseg import worker_pool
+from autoseg.errors import UserError
+from autoseg.workers import run_cases
+
+worker_pool.START_SECONDS = 1.0
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["imports_for_ever"])
+worker_pool._context = lambda *_: context
+if __name__ == "__main__":
+    try:
+        list(run_cases(abs, range(4), stage="resampling", workers=2))
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is a fork server on Linux only")
+def test_a_fork_server_that_hangs_in_its_imports_is_told_and_ended(tmp_path):
+    (tmp_path / "imports_for_ever.py").write_text("import os, time\nprint(os.getpid(), flush=True)\ntime.sleep(600)\n")
+    (tmp_path / "command.py").write_text(HANGING_FORK_SERVER)
+    done = subprocess.run(
+        [sys.executable, "command.py"], capture_output=True, text=True, check=False, cwd=tmp_path, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    server, *said = done.stdout.splitlines()
+    assert said == [
+        "the worker processes of stage resampling did not start within 1 s",
+        "To mend it: see whether the disk of the installation answers, then repeat the command",
+    ]
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(server), 0)
+
+
 def test_a_pause_of_everything_moves_the_deadlines(monkeypatch):
     """As after Ctrl-Z and fg: the workers were stopped as well."""
     pool = worker_pool.ProcessPool(abs, [1], "x", str, 1, [60.0], True)
@@ -127,7 +162,8 @@ def crash(item):
         os.kill(os.getpid(), signal.SIGSEGV)
 print([r.case for r in run_cases(crash, ["a", "hippocampus_007"], stage="resampling", workers=1, size_of=len)])
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    own = os.environ | {"TMPDIR": str(tmp_path)}  # what it leaves for the next command is not for the next test
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, env=own)
     assert done.returncode == -signal.SIGSEGV
     assert "in case hippocampus_007, resampling" in done.stderr
 

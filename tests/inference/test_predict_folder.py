@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import threading
 
@@ -260,7 +261,7 @@ def test_a_reader_or_writer_that_hangs_is_told(predictor, images, tmp_path, monk
     monkeypatch.setattr(waiting.log, "warning", note)
     results = predictor.predict_folder(images, tmp_path / "out")
     assert not any(result.error for result in results)
-    assert messages[0].startswith(f"prediction, {stage}: no case was finished for 0 s; at work: case a for 0 s")
+    assert re.match(rf"prediction, {stage}: no case was finished for \d s; at work: case a for \d s", messages[0])
 
 
 @pytest.mark.parametrize(

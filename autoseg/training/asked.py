@@ -1,0 +1,62 @@
+"""What a user names for a training: plans, another architecture, a name for the runs, how many cases keep labels."""
+
+from __future__ import annotations
+
+import re
+
+from autoseg import plugins
+from autoseg.errors import UserError
+from autoseg.plans import Configuration, Plans
+from autoseg.randomness import generator
+from autoseg.workspace import Workspace
+
+
+def read_plans(dataset: str, plans_name: str, workspace: Workspace) -> Plans:
+    """Return plans of a data set by their name."""
+    path = workspace.plans_file(dataset, plans_name)
+    if not path.is_file():
+        known = sorted(other.stem for other in path.parent.glob("*.json"))
+        raise UserError(
+            f"there are no plans {plans_name!r} for {dataset}; known: {', '.join(known) or 'none'}",
+            where=path,
+            mend=f"run: autoseg plan-and-preprocess {dataset}, or choose with --plans",
+        )
+    return Plans.read(path)
+
+
+def configure(
+    plans: Plans, name: str, architecture: str | None, *, dataset: str, workspace: Workspace
+) -> Configuration:
+    """Return a configuration of the plans, with another architecture where one is asked for."""
+    configuration = plans.configuration(name)
+    if architecture is None or architecture == configuration.architecture:
+        return configuration
+    kind = plugins.load("architecture", architecture, workspace.root)
+    # The planned network's own options mean nothing to another one.
+    network = kind.adapt_spec(configuration.network.model_copy(update={"options": {}}))
+    multiple = kind.patch_multiple(network)
+    if any(size % m for size, m in zip(configuration.patch_size, multiple, strict=True)):
+        raise UserError(
+            f"architecture {architecture!r} takes patches that are multiples of {multiple}, the plan's patch is "
+            f"{configuration.patch_size}",
+            mend=f"plan for it: autoseg plan-and-preprocess {dataset} --architecture {architecture}",
+        )
+    reference = plugins.find("architecture", architecture, workspace.root).reference
+    return configuration.model_copy(update={"architecture": reference, "network": network})
+
+
+def checked_name(name: str) -> str:
+    """Return the name under which runs are kept, if it can be that of a folder."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise UserError(f"--name {name!r} cannot be the name of a folder", mend="use letters, digits, '_', '-' and '.'")
+    return name
+
+
+def choose_labelled(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return (`count` cases that keep their labels, the others), chosen by seed from the sorted names."""
+    ordered = sorted(cases)
+    if not 1 <= count <= len(ordered):
+        raise UserError(f"--labelled {count} is not within 1 and {len(ordered)}, the number of training cases")
+    order = generator(seed, "labelled cases").permutation(len(ordered))
+    chosen = {ordered[index] for index in order[:count]}
+    return tuple(c for c in ordered if c in chosen), tuple(c for c in ordered if c not in chosen)
