@@ -16,6 +16,7 @@ from autoseg.randomness import generator
 
 Scores = Mapping[str, np.ndarray]  # fold -> (seeds, cases, names)
 RESAMPLES = 2000
+TYPICAL_DEGREES = 4  # degrees of freedom that the field's typical noise counts for in that of one competitor
 INTERVAL = (2.5, 97.5)
 _CHUNK = 4_000_000  # numbers in one array of bootstrap draws
 
@@ -169,9 +170,34 @@ def run_noise(field: Mapping[str, Scores]) -> tuple[float, int] | None:
     return float(np.sqrt((left**2).sum() / degrees)), degrees
 
 
-def noise_margin(noise: tuple[float, int] | None, first: int, second: int) -> float | None:
-    """Return what the means of so many runs of one and the same method differ by at most, with a chance of 95 %."""
-    if noise is None:
+def own_noise(field: Mapping[str, Scores]) -> dict[str, tuple[float, int] | None]:
+    """Return by how much runs of each competitor differ on the same cases: deviation and degrees of freedom.
+
+    A few seeds tell little, so each variance is drawn towards the typical one of the field, which counts as
+    `TYPICAL_DEGREES` more: the median, which one unsteady competitor does not move. Where a competitor has one seed it
+    is `run_noise`, that of all together.
+    """
+    common = run_noise(field)
+    own = {
+        entry: pooled_deviation([[foreground_mean(table) for table in scores[fold]] for fold in sorted(scores)])
+        for entry, scores in field.items()
+    }
+    known = [found for found in own.values() if found]
+    # The median of a sample's variance lies below the variance by this factor, a lot where there are few seeds.
+    typical = np.median([dev**2 * degrees / stats.chi2.ppf(0.5, degrees) for dev, degrees in known]) if known else 0.0
+
+    def drawn(deviation: float, degrees: int) -> tuple[float, int]:
+        total = degrees + TYPICAL_DEGREES
+        return float(np.sqrt((deviation**2 * degrees + typical * TYPICAL_DEGREES) / total)), total
+
+    return {entry: drawn(*found) if found else common for entry, found in own.items()}
+
+
+def noise_margin(
+    first: tuple[float, int] | None, runs: int, second: tuple[float, int] | None, other_runs: int
+) -> float | None:
+    """Return by how much the means of so many runs of two methods that are equally good differ at most, at 95 %."""
+    if first is None or second is None:
         return None
-    deviation, degrees = noise
-    return float(stats.t.ppf(0.975, degrees) * deviation * np.sqrt(1 / first + 1 / second))
+    degrees = min(first[1], second[1])
+    return float(stats.t.ppf(0.975, degrees) * np.sqrt(first[0] ** 2 / runs + second[0] ** 2 / other_runs))

@@ -41,7 +41,7 @@ class Comparison:
     cases: int
     p: float
     corrected: float
-    margin: float | None  # what the means of so many runs of one and the same method may differ by; None: unknown
+    margin: float | None  # what the means of so many runs of equally good methods may differ by; None: unknown
 
     @property
     def below_noise(self) -> bool:
@@ -164,12 +164,12 @@ def _verdict(
     notes: tuple[str, ...],
 ) -> Verdict:  # fmt: skip
     intra = _first(paired.pooled_deviation([paired.run_means(scores) for scores in field.values()]))
-    noise, counts = paired.run_noise(field), {standing.entry: standing.runs for standing in draft.standings}
+    noise, counts = paired.own_noise(field), {standing.entry: standing.runs for standing in draft.standings}
     means = [standing.mean for standing in draft.standings]
     inter = float(np.std(means, ddof=1)) if len(means) > 1 else None
     found = tuple(
         Comparison(first, second, gap, span, cases, p, corrected[name, index],
-                   paired.noise_margin(noise, counts[first], counts[second]))
+                   paired.noise_margin(noise[first], counts[first], noise[second], counts[second]))
         for index, (first, second, gap, span, cases, p) in enumerate(draft.pairs)
     )  # fmt: skip
     best, runs = draft.standings[0].entry, draft.standings[0].runs

@@ -13,6 +13,7 @@ from autoseg.benchmarking.statistics import (
     kendall_taus,
     nan_mean,
     noise_margin,
+    own_noise,
     paired_differences,
     pooled_deviation,
     ranks,
@@ -160,8 +161,29 @@ def test_noise_of_one_seed_is_between_folds_without_their_difficulty():
 
 
 def test_margin_by_hand():
-    assert noise_margin((0.02, 4), 3, 1) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
-    assert noise_margin(None, 3, 1) is None
+    assert noise_margin((0.02, 4), 3, (0.02, 9), 1) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
+    assert noise_margin((0.01, 4), 1, (0.02, 4), 4) == pytest.approx(2.7764 * np.sqrt(0.0001 + 0.0001), rel=1e-4)
+    assert noise_margin(None, 3, (0.02, 4), 1) is None
+
+
+def runs_around(level, *offsets):
+    return {"0": np.stack([np.full((2, 1), level + offset) for offset in offsets])}
+
+
+def test_an_unsteady_competitor_does_not_make_the_others_noisy():
+    steady = {"a": runs_around(0.8, -0.01, 0, 0.01), "b": runs_around(0.7, -0.01, 0, 0.01)}
+    alone = own_noise(steady)
+    beside = own_noise({**steady, "c": runs_around(0.3, -0.2, 0, 0.2)})
+    typical = 1e-4 * 2 / 1.386294  # the variance 1e-4 of two degrees of freedom over the median of its distribution
+    assert alone["a"] == pytest.approx((np.sqrt((2e-4 + 4 * typical) / 6), 6))
+    assert beside["a"] == pytest.approx(alone["a"])
+    assert beside["c"] == pytest.approx((np.sqrt((2 * 0.04 + 4 * typical) / 6), 6))
+
+
+def test_a_competitor_with_one_run_has_the_noise_of_all():
+    field = {"a": runs_around(0.8, -0.01, 0.01), "b": runs_around(0.7, 0.0)}
+    assert own_noise(field)["b"] == run_noise(field)
+    assert own_noise({"b": field["b"]}) == {"b": None}
 
 
 def test_mean_of_nothing_is_undefined_without_a_warning():
