@@ -16,7 +16,8 @@ Hugging Face): weights are named by file and hash, not saved with the network, s
 width, heads, key heads and hidden width, [256, 8, 2, 896] without a file; use_llm (true; false: the plain vision
 transformer); train_mappers (false: frozen, as published); width (64), depth (16), heads (4), dropout (0.2), token_size.
 
-Authors: Adam, learning rate 2e-3 (used unless others are given), batch 4. Parameters at 128^3, Llama 3.1 8B: published
+Authors: Adam, learning rate 2e-3 (used unless others are given), halved where the loss stays, for which the engine's
+schedule stands, batch 4. Parameters at 128^3, Llama 3.1 8B: published
 219 805 824, of which 1 165 440 are trained; here 1 165 440 parameters, the others are buffers.
 """
 
