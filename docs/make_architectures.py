@@ -192,7 +192,10 @@ def section(found: Found, text: Mapping[str, str], known: Measured | None) -> st
     parts.append(
         f"Published parameters: {text['published']}. {paragraph(words, 'Parameters,? ', '$', keep=True)}".strip()
     )
-    return "\n\n".join([*parts, *(known.paragraphs if known else ())])
+    measured = list(known.paragraphs) if known else []
+    if "flow" in text:  # what the classes in the picture do not show
+        measured.insert(1, f"In one line: {text['flow']}.")
+    return "\n\n".join([*parts, *measured])
 
 
 def options_of(architecture: type[Architecture]) -> str:
