@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     "errors storage randomness plans architecture labels plugins workspace workers model_folder devices "
-    "machine lock waiting deadlines worker_pool worker_results",
+    "machine lock waiting watching deadlines worker_pool worker_results worker_start crash_guard",
     "raw preprocessing fingerprinting store",
     "batches losses evaluation",
     "inference",

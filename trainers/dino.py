@@ -17,6 +17,9 @@ Run: `autoseg pretrain DATA 2d --trainer dino --time-budget 1h`. The run's `weig
 `attention_maps.png` shows pictures and what each head attends to. All images of the data set are seen, those of
 validation cases included, never a label.
 
+Patches are normalised, at the target spacing, and scaled by their own percentiles, where `map_channels` shows the ViT
+whole raw slices at the images' spacing: pretrain with plans whose patches are the slices and whose spacing is theirs.
+
 Expected: a step of 16 pictures with the defaults takes some seconds of one core; published are days on many GPUs. The
 averages are those of long runs: with some hundreds of steps take `--set teacher_decay=0.98`, and with small batches
 `teacher_temperature=0.04` where the loss stays at the logarithm of `out_dim`. Measured on 40 fluorescence images of
@@ -38,8 +41,8 @@ from autoseg.architectures.blocks.attention_maps import AttentionViT, attention_
 from autoseg.architectures.blocks.dino_vit import ViTSize
 from autoseg.trainers.dino_loss import SelfDistillationLoss, cosine, distinction, teacher_temperature
 from autoseg.trainers.dino_network import DinoNetwork
-from autoseg.trainers.masked_autoencoder import picture
 from autoseg.trainers.multi_crop import View, draw_crop, multi_crop, take_crops
+from autoseg.trainers.pictures import picture
 from PIL import Image
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn

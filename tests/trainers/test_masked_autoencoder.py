@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from autoseg.trainers.masked_autoencoder import lattice, picture, random_blocks, reconstruction_loss
+from autoseg.trainers.masked_autoencoder import lattice, random_blocks, reconstruction_loss
+from autoseg.trainers.pictures import picture
 from autoseg.trainers.sparse_autoencoder import SparseAutoencoder, Visible, enlarge, make_sparse, visible_norm
 from PIL import Image
 from torch import nn
