@@ -5,8 +5,9 @@ A U-Net with a second encoder for attention maps: what the class token of a froz
 (DINO) looks at, one channel per head. Both encoders meet in the bottleneck; one decoder takes the skips of both.
 
 Where the maps come from. Best: `python -m autoseg.architectures.blocks.map_channels DATASET OUTPUT --vit-file FILE`
-writes a data set with the maps of whole slices as channels, then `--network-option maps=6` (as many as heads): training
-costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go through it, too.
+writes a data set with the maps of whole slices as channels, which are found by their name (`maps` counts them: the last
+channels): training costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go
+through it, too. `maps_vit` records the ViT (hash of its file, patch, heads, scaling), as dataset.json tells it.
 Or `vit_file`: the network computes the maps of every (augmented) patch itself; the file, named by path and hash, is not
 saved, so prediction needs it, too. Such a file is a published DINO ViT, or one that was trained on the images at hand,
 without labels: `autoseg pretrain DATASET 2d --trainer dino` leaves it as `weights.safetensors`. With neither maps nor
@@ -14,9 +15,9 @@ file, a RANDOM ViT gives the maps: they hold next to nothing of the objects (a c
 slice by slice along the first, coarsest axis.
 
 Taken from the plan: resolutions, widths, strides, kernels, for both encoders. Heads at lower resolution, made only with
-deep supervision, are an extension. Options: maps, vit_file, vit (the random one: width, depth, heads, patch, side),
-skip ("both", "image"), norm ("batch", published and the default in 2D; "instance", the default in 3D, where batches are
-small). Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, with AdamW).
+deep supervision, are an extension. Options: maps, maps_vit, vit_file, vit (the random one: width, depth, heads, patch,
+side), skip ("both", "image"), norm ("batch", published and the default in 2D; "instance", the default in 3D, where
+batches are small). Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, with AdamW).
 
 Parameters in 2D with three channels, one output, six heads, widths 32 to 512, without deep supervision: 10 900 129 by
 the description, the same here.
@@ -25,10 +26,19 @@ the description, the same here.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from autoseg.architectures.blocks.attention_maps import AttentionViT, ViTSize, attention_maps, load_vit, random_vit
+from autoseg.architectures.blocks.attention_maps import (
+    RECORD,
+    AttentionViT,
+    ViTSize,
+    attention_maps,
+    load_vit,
+    random_vit,
+)
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.double_conv import double_conv
 from autoseg.architectures.blocks.llama_block import has_values
@@ -37,7 +47,7 @@ from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
 from autoseg.errors import UserError
-from autoseg.plans import NetworkSpec
+from autoseg.plans import COMPUTED_CHANNEL, NetworkSpec
 from autoseg.plugins import register
 from autoseg.storage import file_hash
 
@@ -56,7 +66,7 @@ class DIAMANT(Architecture):
     """DIAMANT, 2D and 3D: a U-Net with a second encoder for the attention maps of a frozen transformer."""
 
     defaults = {
-        "maps": None, "vit_file": None, "vit_hash": None, "vit": None, "skip": "both", "norm": None,
+        "maps": None, "maps_vit": None, "vit_file": None, "vit_hash": None, "vit": None, "skip": "both", "norm": None,
     }  # fmt: skip
     choices = {"skip": ("both", "image"), "norm": (None, *NORMS)}
     recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4}
@@ -90,6 +100,22 @@ class DIAMANT(Architecture):
         self.decoder = nn.ModuleList(unit(joined * widths[level], level) for level in levels)
         count = len(widths) - 1 if spec.deep_supervision else 1
         self.heads = nn.ModuleList(conv(width, spec.num_outputs, 1) for width in widths[:count])
+
+    @classmethod
+    def options_for(
+        cls, options: Mapping[str, Any], channel_names: Sequence[str], description: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Take the channels that are attention maps as such, and record the ViT that they are from."""
+        count = count_named_maps(channel_names, options.get("maps"))
+        if not count:
+            return dict(options)
+        record, planned = description.get(RECORD), options.get("maps_vit")
+        if planned and record and planned != record:
+            raise UserError(
+                "the data set's attention maps are from another ViT than those that the plans were made for",
+                where="dataset.json", mend="plan the data set anew: autoseg plan-and-preprocess",
+            )  # fmt: skip
+        return {**options, "maps": count, "maps_vit": record or planned}
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -132,6 +158,20 @@ class DIAMANT(Architecture):
         if self.map_channels:
             return x[:, : -self.map_channels], x[:, -self.map_channels :]
         return x, attention_maps(self.vit, x).to(x.dtype)
+
+
+def count_named_maps(names: Sequence[str], given: int | None) -> int:
+    """Return how many channels have the name of attention maps; they are the last ones, as many as `given` if it is."""
+    named = [name.casefold() == COMPUTED_CHANNEL for name in names]
+    count = sum(named)
+    if count and given not in (None, count):
+        raise UserError(
+            f"{count} of the data's channels are attention maps, not {given}", where="network.options.maps",
+            mend=f"--network-option maps={count}, or leave it out",
+        )  # fmt: skip
+    if count and not all(named[-count:]):
+        raise UserError("attention maps must be the last channels", where="channel_names", mend="reorder the channels")
+    return count
 
 
 def count_map_channels(spec: NetworkSpec, options: dict) -> int:

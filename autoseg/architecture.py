@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -50,6 +50,16 @@ class Architecture(nn.Module):
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
         """Return, per axis, the number that a patch size must be a multiple of."""
         return spec.total_stride
+
+    @classmethod
+    def options_for(
+        cls, options: Mapping[str, Any], channel_names: Sequence[str], description: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the options with what the data tell, by their channels' names and their dataset.json.
+
+        Planning asks for it before `adapt_spec`, training again; raises UserError where they do not suit the data.
+        """
+        return dict(options)
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:

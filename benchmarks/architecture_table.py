@@ -2,8 +2,10 @@
 
     python benchmarks/architecture_table.py CAMPAIGN WORKSPACE FLAT_DATASET DEEP_DATASET
 
-CAMPAIGN is the folder of `autoseg benchmark`, WORKSPACE the one that it ran in. Memory is the traced estimate of a
-training step at the 3D plan, single precision. Where a network has several seeds, Dice is their mean and their range.
+CAMPAIGN is the folder of `autoseg benchmark`, WORKSPACE the one that it ran in. Operations are counted anew from the
+plans, as the referee counts them, on a CPU. Memory is the traced estimate of a training step at the 3D plan, single
+precision. Training seconds are processor seconds over threads, the mean of the seeds. Where a network has several
+seeds, Dice is their mean and their range.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from pathlib import Path
 from autoseg import plugins
 from autoseg.planning.memory import trace_training
 from autoseg.plans import Plans
+from autoseg.storage import read_json
+from autoseg.training.costs import count_operations
 
 ROOT = Path(__file__).resolve().parents[1]
 # Parameters of the published configuration, counted here and as published; None: no count was published.
@@ -59,22 +63,52 @@ def traced(plans_file: Path) -> str:
     return f"{estimate.peak / 2**20:.0f}"
 
 
-def half(rows: list[dict[str, str]], plans_file: Path, *, memory: bool) -> list[str]:
+def counted(row: dict[str, str], campaign: Path, workspace: Path) -> str:
+    """Return the operations of a training step in thousands of millions, counted as the referee does."""
+    method = f"{row['architecture']}-{row['trainer']}-{row['recipe']}"
+    step, _ = count_operations(
+        read_json(campaign / "benchmark.json")["datasets"][row["dataset"]]["reference"],
+        row["configuration"],
+        trainer=row["trainer"],
+        plans_name=f"{campaign.name}-{row['architecture']}",
+        architecture=row["architecture"],
+        fold=row["fold"],
+        recipe=campaign / "recipes" / row["dataset"] / f"{method}.probe.toml",
+        device="cpu",
+        workspace=workspace,
+    )
+    return "-" if step is None else f"{step / 1e9:.1f}"
+
+
+def seconds(rows: list[dict[str, str]]) -> str:
+    """Return the processor seconds of training over the threads, the mean of the finished seeds."""
+    found = [
+        float(row["train_cpu_seconds"]) / int(row["threads"])
+        for row in rows
+        if row["status"] == "finished" and row["train_cpu_seconds"]
+    ]
+    return f"{statistics.mean(found):.0f}" if found else "-"
+
+
+def half(rows: list[dict[str, str]], options: argparse.Namespace, *, memory: bool) -> list[str]:
     """Return the cells of one data set."""
     if not rows:
-        return ["-"] * (6 if memory else 5)
+        return ["-"] * (7 if memory else 6)
     first = next((row for row in rows if row["status"] == "finished"), rows[0])
+    plans = f"{options.campaign.name}-{first['architecture']}.json"
+    plans_file = options.workspace / "preprocessed" / first["dataset"] / "plans" / plans
     cells = [
         millions(float(first["parameters"])) if first["parameters"] else "-",
-        f"{float(first['step_flops']) / 1e9:.1f}" if first["step_flops"] else "-",
+        counted(first, options.campaign, options.workspace),
         f"{float(first['step_seconds']):.2f}" if first["step_seconds"] else "-",
         first["steps"] or "-",
+        seconds(rows),
     ]
     return [*cells, *([traced(plans_file)] if memory else []), dice(rows)]
 
 
 def main() -> None:
-    """Print one Markdown row per network, in the order of the 3D Dice."""
+    """Print one Markdown row per network, in the order of docs/architectures.toml."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name in ("campaign", "workspace"):
         parser.add_argument(name, type=Path)
@@ -86,21 +120,19 @@ def main() -> None:
     with (ROOT / "docs" / "architectures.toml").open("rb") as file:
         names = [name for name in tomllib.load(file) if name != "families"]
     print(
-        "| architecture | parameters, ours / published, M | 3D: M | GFLOP a step | s a step | steps | traced MiB "
-        "| Dice 3D | 2D: M | GFLOP a step | s a step | steps | Dice 2D |"
+        "| architecture | parameters, ours / published, M | 3D: M | GFLOP a step | s a step | steps | training s "
+        "| traced MiB | Dice 3D | 2D: M | GFLOP a step | s a step | steps | training s | Dice 2D |"
     )
-    print("| --- " * 13 + "|")
+    print("| --- " * 15 + "|")
     for name in names:
         parts = {data: [row for row in rows if (row["dataset"], row["architecture"]) == (data, name)]
                  for data in (options.deep, options.flat)}  # fmt: skip
-        plans = {data: options.workspace / "preprocessed" / data / "plans" / f"{options.campaign.name}-{name}.json"
-                 for data in parts}  # fmt: skip
         ours, published = PUBLISHED.get(name, (None, None))
         entry = next((row["entry"] for part in parts.values() for row in part), name)
         marks = " *" if "own recipe" in entry else ""
         cells = [f"`{name}`{marks}", f"{millions(ours)} / {millions(published)}",
-                 *half(parts[options.deep], plans[options.deep], memory=True),
-                 *half(parts[options.flat], plans[options.flat], memory=False)]  # fmt: skip
+                 *half(parts[options.deep], options, memory=True),
+                 *half(parts[options.flat], options, memory=False)]  # fmt: skip
         print("| " + " | ".join(cells) + " |", flush=True)
 
 

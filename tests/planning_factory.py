@@ -34,4 +34,5 @@ def make_dataset(labels=3, *, channels=("MRI",)):
         channel_names=tuple(channels),
         labels=labels_from_description({"labels": labels}),
         cases=(),
+        description={},
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from autoseg.architectures.blocks.dino_vit import DinoViT, ViTSize
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from autoseg.errors import UserError
+from autoseg.storage import file_hash
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of the pictures that such weights were trained on
 PERCENTILES = (0.005, 0.995)  # of an image that become 0 and 1
@@ -23,6 +25,8 @@ MOST_TOKENS = 4096
 HEAD_WIDTH = 64  # of published weights, which do not tell it
 PREFIXES = ("module.", "backbone.")
 WRAPPERS = ("teacher", "student", "state_dict", "model")
+RECORD = "attention_maps"  # field of dataset.json: which ViT a data set's maps are from
+SCALING = "percentiles 0.5 and 99.5 of a slice to 0 and 1, maps from 0 to 1"
 SAMPLED = 2**20  # values that percentiles are taken from
 
 
@@ -68,6 +72,11 @@ def attention_maps(vit: AttentionViT, image: Tensor) -> Tensor:
         least, most = maps.amin((2, 3), keepdim=True), maps.amax((2, 3), keepdim=True)
         maps = (maps - least) / (most - least).clamp(min=torch.finfo(maps.dtype).tiny)
         return nn.functional.interpolate(maps, size=tuple(image.shape[2:]), mode="nearest")
+
+
+def record_of(file: Path, vit: AttentionViT) -> dict[str, Any]:
+    """Return what tells maps of one ViT from those of another."""
+    return {"vit_hash": file_hash(file), "patch": vit.size.patch, "heads": vit.size.heads, "scaling": SCALING}
 
 
 def as_pictures(image: Tensor) -> Tensor:

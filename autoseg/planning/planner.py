@@ -198,9 +198,10 @@ class Planner:
         """Return the network for a topology; its patch is a multiple of what the architecture asks for."""
         dims, stages, base = len(topology.patch_size), topology.stages, base_features or self.base_features
         most = self.max_features_2d if dims == 2 else self.max_features_3d
+        names = frame.fingerprint.channel_names
         spec = NetworkSpec(
             dims=dims,
-            in_channels=len(frame.fingerprint.channel_names),
+            in_channels=len(names),
             num_outputs=frame.dataset.labels.num_outputs,
             patch_size=topology.patch_size,
             strides=topology.strides,
@@ -208,7 +209,7 @@ class Planner:
             features=tuple(min(most, base * 2**stage) for stage in range(stages)),
             blocks_encoder=(2,) * stages,
             blocks_decoder=(2,) * (stages - 1),
-            options=self.network_options,
+            options=self.network_class.options_for(self.network_options, names, frame.dataset.description),
         )
         spec = self.network_class.adapt_spec(spec)
         multiple = self.network_class.patch_multiple(spec)

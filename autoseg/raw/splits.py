@@ -29,9 +29,9 @@ def make_splits(
 
     Source: nnU-Net's rule (sorted names, scikit-learn's KFold with shuffle and random state 12345).
     """
-    for folder in (dataset.folder, workspace and workspace.preprocessed_folder(dataset.name)):
-        if folder is not None and (folder / SPLITS_FILE).is_file():
-            return read_splits(folder / SPLITS_FILE, [case.id for case in dataset.cases])
+    own = own_splits(dataset, workspace)
+    if own is not None:
+        return own
     given = {part: sorted(case.id for case in dataset.cases if case.split == part) for part in ("train", "val")}
     if all(given.values()):
         return [given]
@@ -44,6 +44,14 @@ def make_splits(
         parts = _group_folds(groups, min(folds, len(groups)), seed)
     names = sorted(case.id for case in dataset.cases)
     return [{"train": [n for n in names if n not in part], "val": [n for n in names if n in part]} for part in parts]
+
+
+def own_splits(dataset: Dataset, workspace: Workspace | None = None) -> list[Split] | None:
+    """Return the user's own splits, beside dataset.json or in the preprocessed folder, if there are any."""
+    for folder in (dataset.folder, workspace and workspace.preprocessed_folder(dataset.name)):
+        if folder is not None and (folder / SPLITS_FILE).is_file():
+            return read_splits(folder / SPLITS_FILE, [case.id for case in dataset.cases])
+    return None
 
 
 def split_of(splits: Sequence[Split], cases: Sequence[str], fold: int | str, *, seed: int = 12345) -> Split:

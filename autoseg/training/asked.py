@@ -8,6 +8,7 @@ from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.plans import Configuration, Plans
 from autoseg.randomness import generator
+from autoseg.raw import Dataset
 from autoseg.workspace import Workspace
 
 
@@ -25,21 +26,24 @@ def read_plans(dataset: str, plans_name: str, workspace: Workspace) -> Plans:
 
 
 def configure(
-    plans: Plans, name: str, architecture: str | None, *, dataset: str, workspace: Workspace
+    plans: Plans, name: str, architecture: str | None, *, dataset: Dataset, workspace: Workspace
 ) -> Configuration:
     """Return a configuration of the plans, with another architecture where one is asked for."""
     configuration = plans.configuration(name)
-    if architecture is None or architecture == configuration.architecture:
-        return configuration
-    kind = plugins.load("architecture", architecture, workspace.root)
+    planned = architecture is None or architecture == configuration.architecture
+    kind = plugins.load("architecture", configuration.architecture if planned else architecture, workspace.root)
     # The planned network's own options mean nothing to another one.
-    network = kind.adapt_spec(configuration.network.model_copy(update={"options": {}}))
+    given = configuration.network.options if planned else {}
+    options = kind.options_for(given, plans.channel_names, dataset.description)
+    if planned:
+        return configuration
+    network = kind.adapt_spec(configuration.network.model_copy(update={"options": options}))
     multiple = kind.patch_multiple(network)
     if any(size % m for size, m in zip(configuration.patch_size, multiple, strict=True)):
         raise UserError(
             f"architecture {architecture!r} takes patches that are multiples of {multiple}, the plan's patch is "
             f"{configuration.patch_size}",
-            mend=f"plan for it: autoseg plan-and-preprocess {dataset} --architecture {architecture}",
+            mend=f"plan for it: autoseg plan-and-preprocess {dataset.name} --architecture {architecture}",
         )
     reference = plugins.find("architecture", architecture, workspace.root).reference
     return configuration.model_copy(update={"architecture": reference, "network": network})

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from autoseg.errors import UserError
 from autoseg.training.checkpoint import Progress, unwrapped
@@ -27,6 +26,7 @@ from autoseg.training.clock import Clock
 from autoseg.training.context import RunContext
 from autoseg.training.log import RunLog
 from autoseg.training.loop import Fit, fit
+from autoseg.training.operations import operation_counter
 from autoseg.training.setting_up import make_fabric, parameter_count, set_up
 from autoseg.training.settings import Setting
 from autoseg.training.starting import _Training
@@ -81,21 +81,15 @@ def measure_step(
     To be called in a fresh process: the peak memory is that of the process. No further step is started once `patience`
     seconds are over and `FEWEST` are timed.
     """
-    training = _Training(
-        dataset=dataset, configuration=configuration, folds=fold, trainer=trainer, plans_name=plans_name,
-        architecture=architecture, pretrained=None, settings=settings, recipe=recipe, labelled=None, time_budget=None,
-        device=device, processes=1, seed=seed, deterministic=False, restart=False, workers=threads,
-        workspace=workspace, name=None,
+    training, context = _training(
+        dataset, configuration, trainer=trainer, plans_name=plans_name, architecture=architecture, fold=fold,
+        settings=settings, recipe=recipe, device=device, seed=seed, threads=threads, workspace=workspace,
     )  # fmt: skip
-    if not training.trainer_class.needs_labels:
-        raise UserError(f"trainer {training.found.name!r} is run by `autoseg pretrain` and scores nothing")
-    (context,) = training.contexts()
     run = _prepared(training.trainer_class, context, training.settings, threads)
     times = _timed(run, patience, threads)
     peak = peak_bytes(context.device)
     if context.device.type == "cuda":  # compiled kernels are not seen by the counter
-        plain = {**training.settings, "compile": Setting("off", "counting")}
-        run = _prepared(training.trainer_class, context, plain, threads)
+        run = _prepared(training.trainer_class, context, _uncompiled(training.settings), threads)
     step_flops, forward_flops = _counted(run)
     return StepCosts(
         seconds=statistics.quantiles(times, n=4, method="inclusive")[0],
@@ -109,6 +103,50 @@ def measure_step(
         peak_bytes=peak,
         device=_device_name(context.device),
     )
+
+
+def count_operations(
+    dataset: str | Path,
+    configuration: str,
+    *,
+    threads: int = 1,
+    **options: Any,
+) -> tuple[int | None, int | None]:
+    """Return the operations of a step and of predicting one patch, as `measure_step` counts them, without timing."""
+    training, context = _training(dataset, configuration, threads=threads, **options)
+    return _counted(_prepared(training.trainer_class, context, _uncompiled(training.settings), threads))
+
+
+def _training(
+    dataset: str | Path,
+    configuration: str,
+    *,
+    threads: int,
+    trainer: str = "supervised",
+    fold: str = "0",
+    settings: Mapping[str, Any] | None = None,
+    recipe: Path | None = None,
+    plans_name: str = "auto",
+    architecture: str | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    workspace: str | Path | Workspace | None = None,
+) -> tuple[_Training, RunContext]:
+    """Return a training of one fold that can be costed."""
+    training = _Training(
+        dataset=dataset, configuration=configuration, folds=fold, trainer=trainer, plans_name=plans_name,
+        architecture=architecture, pretrained=None, settings=settings, recipe=recipe, labelled=None, time_budget=None,
+        device=device, processes=1, seed=seed, deterministic=False, restart=False, workers=threads,
+        workspace=workspace, name=None,
+    )  # fmt: skip
+    if not training.trainer_class.needs_labels:
+        raise UserError(f"trainer {training.found.name!r} is run by `autoseg pretrain` and scores nothing")
+    (context,) = training.contexts()
+    return training, context
+
+
+def _uncompiled(settings: Mapping[str, Setting]) -> dict[str, Setting]:
+    return {**settings, "compile": Setting("off", "counting")}
 
 
 def peak_bytes(device: torch.device) -> int:
@@ -191,18 +229,19 @@ def _clock(device: torch.device, threads: int) -> Callable[[], float]:
 def _counted(run: Fit) -> tuple[int | None, int | None]:
     """Return the floating point operations of a step and of predicting one patch.
 
-    Counted are matrix products, convolutions, attention and scans: not norms, activations and Fourier transforms.
+    Counted are matrix products, convolutions, attention and scans (`operations`): not norms, activations and Fourier
+    transforms.
     """
     trainer = run.trainer
     network = unwrapped(trainer.inference_module())
     spec = trainer.context.configuration.network
     try:
         run.clock.steps = run.progress.step + 1
-        with FlopCounterMode(display=False) as step:
+        with operation_counter() as step:
             fit(run)
         network.eval()
         patch = torch.zeros(1, spec.in_channels, *spec.patch_size, device=run.fabric.device)
-        with torch.no_grad(), run.fabric.autocast(), FlopCounterMode(display=False) as forward:
+        with torch.no_grad(), run.fabric.autocast(), operation_counter() as forward:
             network(patch)
     except Exception as error:  # a counter that stumbles over a network does not make the network unusable
         log.warning("the operations of a step cannot be counted (%s: %.200s)", type(error).__name__, error)

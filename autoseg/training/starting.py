@@ -114,7 +114,7 @@ class _Training:
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
         self.plans = read_plans(self.dataset.name, plans_name, self.workspace)
-        named = {"dataset": self.dataset.name, "workspace": self.workspace}
+        named = {"dataset": self.dataset, "workspace": self.workspace}
         self.configuration = configure(self.plans, configuration, architecture, **named)
         self.found = plugins.find("trainer", trainer, self.workspace.root)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)

@@ -6,9 +6,15 @@ import pytest
 import torch
 from autoseg.architectures.blocks.attention_maps import ViTSize, attention_maps, random_vit
 from network_specs import count, make, make_spec
+from planning_factory import make_dataset, make_fingerprint
 
 from autoseg.errors import UserError
+from autoseg.planning.resources import Resources
+from autoseg.plugins import load
+from autoseg.training.asked import configure
+from autoseg.workspace import Workspace
 
+RESOURCES = Resources("cpu", 8.0)
 TINY = ViTSize(width=64, depth=2, heads=1, patch=4, side=3)
 
 
@@ -177,6 +183,44 @@ def test_it_uses_what_the_maps_tell():
                 torch.nn.functional.cross_entropy(logits, target).backward()
                 optimizer.step()
     assert right[True] > right[False] + 0.3
+
+
+NAMES = ("grey", *["attention_map"] * 3)
+
+
+def test_the_maps_of_the_data_are_taken_as_such():
+    """Else a random ViT would give the maps, and those of the data would be channels of the image."""
+    suit, record = load("architecture", "diamant").options_for, {"vit_hash": "a", "heads": 3}
+    described = {"attention_maps": record}
+    options = suit({"skip": "image"}, NAMES, described)
+    assert options == {"skip": "image", "maps": 3, "maps_vit": record}
+    assert suit(options, NAMES, described) == options
+    assert suit({}, ("grey",), {}) == {}
+    assert with_channels(channels=4, **options).map_encoder[0][0].in_channels == 3
+    assert load("architecture", "plain_unet").options_for({}, NAMES, described) == {}
+    for maps in (0, 1):
+        with pytest.raises(UserError, match=f"3 of the data's channels are attention maps, not {maps}(.|\\n)*maps=3"):
+            suit({"maps": maps}, NAMES, described)
+    with pytest.raises(UserError, match="must be the last channels"):
+        suit({}, NAMES[::-1], described)
+    with pytest.raises(UserError, match="another ViT"):
+        suit(options, NAMES, {"attention_maps": record | {"vit_hash": "b"}})
+
+
+@pytest.mark.parametrize("given", [{}, {"maps": 1}])
+def test_planning_and_another_architecture_look_at_the_channels(given, tmp_path):
+    data = make_dataset(channels=NAMES)
+    measured = make_fingerprint([(1, 1, 1)] * 3, [(1, 64, 64)] * 3, channels=NAMES)
+    planner = load("planner", "nnunet")
+    if given:
+        with pytest.raises(UserError, match="maps=3"):
+            planner(wanted=["2d"], architecture="diamant", network_options=given).plan(measured, RESOURCES, data)
+        return
+    plans = planner(wanted=["2d"], architecture="diamant").plan(measured, RESOURCES, data)
+    assert plans.configurations["2d"].network.options["maps"] == 3
+    plans = planner(wanted=["2d"]).plan(measured, RESOURCES, data)
+    asked = configure(plans, "2d", "diamant", dataset=data, workspace=Workspace.open(tmp_path))
+    assert asked.network.options["maps"] == 3
 
 
 def test_maps_and_a_file_are_refused(vit_file):
