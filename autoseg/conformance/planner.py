@@ -64,6 +64,7 @@ def stock_fingerprint(
         channel_names=channels,
         labels=LABELS,
         cases=fingerprint.cases,
+        description={},
     )
     return fingerprint, dataset
 

@@ -212,7 +212,8 @@ def test_own_and_common_recipes(campaign, players, place):
     ]  # fmt: skip
     recipes = {file.stem: tomllib.loads(file.read_text()) for file in done.folder.glob(f"recipes/{DATASET}/*.toml")}
     own, common = recipes["focal_unet-supervised-own"], recipes["focal_unet-supervised-common"]
-    assert common == recipes["plain_unet-supervised-common"]
+    assert common == recipes["plain_unet-supervised-common"] | {"dice_weight": 1.0, "cross_entropy_weight": 1.0}
+    assert (own["dice_weight"], own["cross_entropy_weight"]) == (0.6, 0.4)
     assert own["learning_rate"] != common["learning_rate"]
     assert [own[name] for name in ("augmentation", "mirror")] == [common[name] for name in ("augmentation", "mirror")]
     only = campaign("plain_unet", "focal_unet", recipes="own", seeds=1, name="own")
