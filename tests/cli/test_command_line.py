@@ -1,5 +1,6 @@
 """The command line as a whole: help, examples, cheap start, several values after one option."""
 
+import functools
 import re
 import subprocess
 import sys
@@ -10,17 +11,25 @@ import typer
 
 from autoseg import training
 from autoseg.cli.app import COMMANDS, app
-from autoseg.cli.command import spread
+from autoseg.cli.command import Command, spread
 from autoseg.training import starting
 
 GROUP = typer.main.get_command(app)
 
 
 def parse(line):
-    """Parse `autoseg ...` without running it; wrong names, options and values raise."""
+    """Return what `autoseg ...` hands to its command, which is not run; wrong names, options and values raise."""
     name, *arguments = line.split()[1:]
-    command = GROUP.commands[name]
-    return command.make_context(name, arguments).params
+
+    @functools.wraps(COMMANDS[name])
+    def given(**parameters):
+        return parameters
+
+    alone = typer.Typer(add_completion=False)
+    alone.command(name, cls=Command)(given)
+    command = typer.main.get_command(alone)
+    with command.make_context(name, arguments) as context:
+        return command.invoke(context)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

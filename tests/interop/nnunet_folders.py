@@ -2,7 +2,11 @@
 
 import copy
 import json
+import sys
+from importlib.util import find_spec
+from unittest import mock
 
+import numpy as np
 import torch
 from dynamic_network_architectures.architectures.unet import PlainConvUNet, ResidualEncoderUNet
 from torch import nn
@@ -139,3 +143,10 @@ def changed(content, path, value):
     else:
         inner[last] = value
     return content
+
+
+def read_checkpoint(path):
+    """Return all that a checkpoint of nnU-Net holds, as torch reads it; numpy 1 may not know numpy 2's names in it."""
+    names = {} if find_spec("numpy._core") else {"numpy._core": np.core, "numpy._core.multiarray": np.core.multiarray}
+    with mock.patch.dict(sys.modules, names):
+        return torch.load(path, weights_only=False)

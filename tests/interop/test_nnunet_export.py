@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from comparing import agreement, read
-from nnunet_folders import build, configuration, description, network_fields, plans, write_results
+from nnunet_folders import build, configuration, description, network_fields, plans, read_checkpoint, write_results
 from safetensors.torch import load_file, save_file
 
 from autoseg.errors import UserError
@@ -39,7 +39,7 @@ def test_there_and_back(hippocampus, reference, tmp_path):
     assert read_model(back).members == read_model(hippocampus).members
     for fold in (0, 1):
         theirs = reference / "model" / f"fold_{fold}" / "checkpoint_final.pth"
-        wanted = torch.load(theirs, weights_only=False)["network_weights"]
+        wanted = read_checkpoint(theirs)["network_weights"]
         found = torch.load(folder / f"fold_{fold}" / "checkpoint_final.pth", weights_only=True)  # no numpy, no classes
         assert list(found["network_weights"]) == list(wanted)
         assert all(torch.equal(found["network_weights"][name], wanted[name]) for name in wanted)

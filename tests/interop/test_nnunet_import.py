@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 import torch
 from comparing import agreement, dice_difference, read
-from nnunet_folders import build, changed, configuration, description, network_fields, plans, write_results
+from nnunet_folders import (
+    build,
+    changed,
+    configuration,
+    description,
+    network_fields,
+    plans,
+    read_checkpoint,
+    write_results,
+)
 from safetensors.torch import load_file
 
 from autoseg.errors import UserError
@@ -302,5 +311,5 @@ def test_the_test_network_is_nnunets(reference):
     """The networks of these tests have the tensors of a real checkpoint."""
     theirs = json.loads((reference / "model" / "plans.json").read_text())
     network = build(theirs["configurations"]["3d_fullres"]["architecture"], 1, 3)
-    content = torch.load(reference / "model" / "fold_0" / "checkpoint_final.pth", weights_only=False)
+    content = read_checkpoint(reference / "model" / "fold_0" / "checkpoint_final.pth")
     network.load_state_dict(content["network_weights"])
