@@ -19,7 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoseg.architecture import Architecture
-from autoseg.planning.memory import _with_fake_tensors
+from autoseg.planning.memory import with_fake_tensors
 from autoseg.plans import NetworkSpec
 
 Grid = tuple[int, ...]
@@ -110,7 +110,7 @@ def build(architecture: type[Architecture], spec: NetworkSpec) -> tuple[Architec
     except (RuntimeError, NotImplementedError):  # reads other values, too: with weights, then
         network = architecture(spec)
     with mode:
-        return _with_fake_tensors(network), mode  # type: ignore[return-value]
+        return with_fake_tensors(network), mode  # type: ignore[return-value]
 
 
 class RealLinspace(TorchFunctionMode):

@@ -17,6 +17,9 @@ from autoseg.errors import Interrupted
 from autoseg.storage import read_json, write_json
 
 PATIENCE = 120.0  # seconds that a stopped child may take to write its checkpoint
+NOUNS = {
+    "plan": ("plan", "plans"), "measure": ("timing of steps", "timings of steps"), "train": ("run", "runs")
+}  # fmt: skip
 TAIL = 600  # characters of a dead child's output that are told
 log = logging.getLogger(__name__)
 
@@ -74,8 +77,19 @@ def carry_out(
             for child in running.values():
                 child.wait()
         if stop.asked:
-            left = len(waiting) + len(running)
-            raise Interrupted(f"stopped by {stop.asked}; {left} piece(s) of work left, the same command goes on")
+            raise Interrupted(f"stopped by {stop.asked}; {what_is_left(tasks, waiting, list(running.values()))}")
+
+
+def what_is_left(tasks: Sequence[Task], waiting: Sequence[Task], running: Sequence[Any]) -> str:
+    """Return in words what was cut short and what was not begun."""
+    noun = NOUNS.get(tasks[0].kind, ("task", "tasks"))
+
+    def count(number: int) -> str:
+        return f"{number} {noun[number != 1]}"
+
+    kept = "keeps its checkpoint" if len(running) == 1 else "keep their checkpoints"
+    said = [f"{count(len(running))} under way" + (f", which {kept}" if tasks[0].kind == "train" else "")]
+    return ", and ".join((said if running else []) + ([f"{count(len(waiting))} not begun"] if waiting else []))
 
 
 class _Child:

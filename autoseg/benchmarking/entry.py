@@ -93,8 +93,10 @@ def dry_run(
     name: str | None = None,
     output: Path | None = None,
     workspace: str | Path | Workspace | None = None,
+    jobs: int | None = None,
+    keep_weights: bool = False,
 ) -> list[Estimate]:
-    """Return what a campaign will cost per data set; plans, times and writes nothing."""
+    """Return what a campaign will cost per data set, with `jobs` runs at a time; plans, trains and writes nothing."""
     from autoseg.training.folds import parse_folds
 
     place = place_of(workspace)
@@ -102,13 +104,15 @@ def dry_run(
     entries, broken = competitors(question, place.root)
     for missing, reason in broken.items():
         log.warning("%s is left out: %s", missing, reason)
-    record = Record.open(folder, name, question.fixed(), threads=1)
+    jobs = jobs or len(question.device.split(","))
+    record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+    more: dict[str, Any] = {"threads": record.content["threads"], "keep_weights": keep_weights}
     found = []
     for reference in question.datasets:
         dataset = open_dataset(_lasting(reference, place), place)
         splits = make_splits(dataset, workspace=place)
         folds = parse_folds(question.folds, len(splits))
-        found.append(estimate(question, record, dataset, folds, splits, entries, place))
+        found.append(estimate(question, record, dataset, folds, splits, entries, place, **more))
     return found
 
 

@@ -10,6 +10,8 @@ import typer
 from autoseg.cli.durations import format_duration, parse_duration
 from autoseg.cli.options import Debug, Deterministic, Devices, Json, Restart, Settings, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
+from autoseg.cli.running import command_that_goes_on
+from autoseg.errors import Interrupted
 
 if TYPE_CHECKING:
     from autoseg.benchmarking import Benchmark
@@ -143,17 +145,21 @@ def benchmark(
     )
     place: dict[str, Any] = {"name": name, "output": output, "workspace": workspace}
     if dry_run:
-        echo_estimate(estimate(question, **place), jobs or len(device.split(",")), json=json)
+        jobs = jobs or len(device.split(","))
+        echo_estimate(estimate(question, **place, jobs=jobs, keep_weights=keep_weights), jobs, json=json)
         return 0
-    done = compare(
-        question,
-        **place,
-        jobs=jobs,
-        workers=workers,
-        restart=restart,
-        keep_weights=keep_weights,
-        deterministic=deterministic,
-    )
+    try:
+        done = compare(
+            question,
+            **place,
+            jobs=jobs,
+            workers=workers,
+            restart=restart,
+            keep_weights=keep_weights,
+            deterministic=deterministic,
+        )
+    except Interrupted as error:
+        raise Interrupted(f"{error}. To go on:\n  {command_that_goes_on()}") from None
     echo_benchmark(done, json=json)
     for run, reason in done.failures.items():
         typer.echo(f"failed: {run}: {reason}", err=True)
@@ -187,15 +193,26 @@ def echo_estimate(estimates: list[Estimate], jobs: int, *, json: bool) -> None:
         echo_json(whole)
         return
     rows = [
-        (one.dataset, one.entries, one.runs, one.finished, one.cases, one.steps, format_duration(one.seconds / jobs))
-        for one in estimates
-    ]
-    echo_table(("data set", "methods", "runs", "finished", "cases", "steps", "time"), rows)
-    left = format_duration(3600 * whole["hours"])
-    typer.echo(f"{whole['runs'] - whole['finished']} runs left, about {left} with {jobs} at a time; nothing was run")
-    typer.echo(f"times by: {'; '.join(sorted({one.rule for one in estimates}))}")
+        (one.dataset, each.method, each.runs, each.finished, "measured" if each.steps is None else each.steps,
+         format_duration(each.train_seconds), format_duration(each.seconds / jobs), each.rule)
+        for one in estimates for each in one.methods
+    ]  # fmt: skip
+    echo_table(("data set", "method", "runs", "finished", "steps", "training a run", "time left", "times by"), rows)
+    left, work = (format_duration(3600 * whole[name]) for name in ("hours", "processor_hours"))
+    typer.echo(
+        f"{whole['runs'] - whole['finished']} runs left, planning and timing of steps included about {left} with "
+        f"{jobs} at a time, {work} of processor time with {whole['threads']} thread(s) each; nothing was run"
+    )
+    if any(row[4] == "measured" for row in rows):
+        typer.echo("steps `measured`: known once a step is timed, at the start; then --dry-run tells them")
     for warning in whole["warnings"]:
         typer.echo(warning)
-    typer.echo(
-        f"disk: about {whole['disk_bytes'] / 1e6:.1f} MB of predicted label maps, and the weights of runs under way"
-    )
+    weights = "that of the weights of runs under way is known once they are planned"
+    if whole["run_bytes"] is not None:
+        weights = f"while runs are under way {megabytes(whole['run_bytes'])} more for weights and optimiser states"
+    typer.echo(f"disk: at most about {megabytes(whole['disk_bytes'])} of label maps and data; {weights}")
+
+
+def megabytes(count: float) -> str:
+    """Return a number of bytes in words."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

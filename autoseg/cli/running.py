@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import tempfile
 import threading
@@ -22,6 +24,7 @@ from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted, Us
 from autoseg.storage import WRITE_MENDS
 
 COMMAND_STARTED: ContextVar[float] = ContextVar("COMMAND_STARTED")  # a time budget counts from here; torch loads later
+ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("ARGUMENTS")  # as typed, to name the command that goes on
 DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
 # Older typer stands on click, newer brings its own copy: take the base class from what typer itself raises.
 COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
@@ -30,6 +33,7 @@ COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__
 def run(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit code."""
     COMMAND_STARTED.set(time.monotonic())
+    ARGUMENTS.set(tuple(arguments))
     from autoseg.cli.app import app
 
     debug = "--debug" in arguments
@@ -55,6 +59,12 @@ def run(arguments: list[str]) -> int:
         message, code = explain(error)
         typer.echo(message, err=True)
         return code
+
+
+def command_that_goes_on() -> str:
+    """Return the running command as typed, but for `--restart`, which would begin anew."""
+    kept = [argument for argument in ARGUMENTS.get(()) if argument != "--restart"]
+    return subprocess.list2cmdline(["autoseg", *kept]) if os.name == "nt" else shlex.join(["autoseg", *kept])
 
 
 class Terminated(KeyboardInterrupt):

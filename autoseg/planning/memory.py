@@ -75,7 +75,7 @@ def _trace_once(
             return _trace(build, spec, batch_size, precision, optimizer)
         except DataDependentOutputException:
             # Building some libraries' networks reads values, which fake tensors do not have: build a real one once.
-            return _trace(partial(_with_fake_tensors, build()), spec, batch_size, precision, optimizer)
+            return _trace(partial(with_fake_tensors, build()), spec, batch_size, precision, optimizer)
     except Exception as error:
         raise Untraceable(
             f"{architecture.__name__} at patch {spec.patch_size}: {type(error).__name__}: {error}"
@@ -100,7 +100,7 @@ def _trace(
     return Memory(static, max(peak + static - weights, ledger.peak))
 
 
-def _with_fake_tensors(network: nn.Module) -> nn.Module:
+def with_fake_tensors(network: nn.Module) -> nn.Module:
     """Replace all parameters and buffers by tensors of the current mode, of the same shapes."""
     for module in network.modules():
         for name, parameter in module._parameters.items():

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from autoseg.benchmarking import child
-from autoseg.benchmarking.children import Task, carry_out
+from autoseg.benchmarking.children import Task, carry_out, what_is_left
 from autoseg.plans import Plans
 from autoseg.store import CaseStore
 
@@ -54,6 +54,18 @@ def test_a_child_that_dies_and_one_that_is_refused(tiny, tmp_path):
     assert not outcomes["a/refused"].died
     assert "no configuration '4d'" in outcomes["a/refused"].error
     assert not list(tmp_path.glob("work/*.json"))
+
+
+def test_what_is_left_in_words():
+    tasks = [Task(str(number), "train", {}) for number in range(4)]
+    assert (
+        what_is_left(tasks, tasks[:2], tasks[2:3])
+        == "1 run under way, which keeps its checkpoint, and 2 runs not begun"
+    )
+    assert what_is_left(tasks, [], tasks) == "4 runs under way, which keep their checkpoints"
+    assert what_is_left(tasks, tasks[:1], []) == "1 run not begun"
+    plans = [Task("a", "plan", {}), Task("b", "plan", {})]
+    assert what_is_left(plans, plans[:1], plans[1:]) == "1 plan under way, and 1 plan not begun"
 
 
 def test_plans_of_different_networks_share_their_data(place):

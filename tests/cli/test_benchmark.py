@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,9 @@ def test_a_campaign_from_the_first_process_to_the_page(autoseg, place, monkeypat
     told = autoseg(*line(place, "--dry-run"))
     assert told.code == 0, told.err
     assert "2 runs left" in told.out
+    assert re.search(r"plain_unet +1 +0 +2 ", told.out)  # runs, finished, steps of this method
+    assert "processor time" in told.out
+    assert "weights and optimiser states" in told.out
     assert not (place.root / "benchmarks").exists()
 
     done = autoseg(*line(place, "--jobs", "2"))
@@ -104,7 +108,10 @@ def test_ctrl_c_stops_the_child_and_leaves_a_page(place):
     process.send_signal(signal.SIGINT)
     _, said = process.communicate()
     assert process.returncode == 130, said
-    assert "interrupted: stopped by SIGINT" in said
+    assert "interrupted: stopped by SIGINT; 1 " in said
+    assert "under way" in said
+    assert "(s)" not in said
+    assert f"To go on:\n  autoseg benchmark {NAME} --architectures plain_unet --plans tiny --budget 100000" in said
     assert (folder / "index.html").is_file()
     assert not list(folder.glob("work/*.request.json"))  # no child is left
 
