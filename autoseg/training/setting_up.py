@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from typing import Any
 
@@ -58,12 +59,33 @@ def _set_up_module(module: nn.Module, trainer: Trainer, fabric: lightning_fabric
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module.to(fabric.device)
     module.to(fabric.device)
+    if trainer.context.processes > 1:
+        keep_gradient_strides(module)
     compiled = _compiled(module, trainer, fabric)
     wrapped = fabric.setup_module(compiled)
     if isinstance(module, Architecture):
         for method in ("encode", "decode"):
             wrapped.mark_forward_method(method)
     return wrapped
+
+
+def keep_gradient_strides(module: nn.Module) -> None:
+    """Give each gradient exactly the strides of its parameter, also along axes of length 1, where none is needed.
+
+    A 1x1 convolution's gradient has those of its input's layout, a slice's those of the whole; distributed training
+    compares them with the parameter's and warns. Nothing is copied.
+    """
+    for parameter in module.parameters():
+        if parameter.requires_grad and 1 in parameter.shape:
+            parameter.register_hook(functools.partial(_with_strides, parameter.stride()))
+
+
+def _with_strides(strides: tuple[int, ...], gradient: torch.Tensor) -> torch.Tensor:
+    """Return the gradient with `strides` where only the axes of length 1 differ."""
+    found = zip(gradient.shape, gradient.stride(), strides, strict=True)
+    if gradient.stride() == strides or any(size > 1 and own != wanted for size, own, wanted in found):
+        return gradient  # what differs elsewhere, too, is copied to the parameter's layout by autograd
+    return gradient.as_strided(gradient.shape, strides)
 
 
 def _compiled(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabric) -> nn.Module:
