@@ -5,9 +5,10 @@ A U-Net with a second encoder for attention maps: what the class token of a froz
 (DINO) looks at, one channel per head. Both encoders meet in the bottleneck; one decoder takes the skips of both.
 
 Where the maps come from. Best: `python -m autoseg.architectures.blocks.map_channels DATASET OUTPUT --vit-file FILE`
-writes a data set with the maps of whole slices as channels, which are found by their name (`maps` counts them: the last
-channels): training costs no ViT, augmentation moves maps with the image and keeps their values; images to predict go
-through it, too. `maps_vit` records the ViT (hash of its file, patch, heads, scaling), as dataset.json tells it.
+writes a data set with the maps of whole slices as channels, which are found by their name: training costs no ViT,
+augmentation moves maps with the image and keeps their values; images to predict go through it, too. Plans record the
+ViT (hash of its file, patch, heads, scaling), as dataset.json tells it, and prediction refuses maps of another one. In
+a cascade the labels of the stage before belong to the image, and no ViT sees them.
 Or `vit_file`: the network computes the maps of every (augmented) patch itself; the file, named by path and hash, is not
 saved, so prediction needs it, too. Such a file is a published DINO ViT, or one that was trained on the images at hand,
 without labels: `autoseg pretrain DATASET 2d --trainer dino` leaves it as `weights.safetensors`. With neither maps nor
@@ -15,9 +16,13 @@ file, a RANDOM ViT gives the maps: they hold next to nothing of the objects (a c
 slice by slice along the first, coarsest axis.
 
 Taken from the plan: resolutions, widths, strides, kernels, for both encoders. Heads at lower resolution, made only with
-deep supervision, are an extension. Options: maps, maps_vit, vit_file, vit (the random one: width, depth, heads, patch,
-side), skip ("both", "image"), norm ("batch", published and the default in 2D; "instance", the default in 3D, where
-batches are small). Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, with AdamW).
+deep supervision, are an extension. Options: maps (how many channels are attention maps; none: as many as are called
+attention_map; where none is called so, the last ones), maps_vit and channel_names (the ViT of the maps, and the data's
+channels in their order: planning fills in both), vit_file (none: no file), vit_hash (of that file: planning fills it
+in), vit (size of the random ViT: width, depth, heads, patch, side; none: 96, 4, 6, 8, 14), skip ("both", the default:
+the decoder takes the skips of both encoders; "image": of the image's alone), norm ("batch", published and the default
+in 2D; "instance", the default in 3D, where batches are small).
+Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, with AdamW).
 
 Parameters in 2D with three channels, one output, six heads, widths 32 to 512, without deep supervision: 10 900 129 by
 the description, the same here.
@@ -66,7 +71,8 @@ class DIAMANT(Architecture):
     """DIAMANT, 2D and 3D: a U-Net with a second encoder for the attention maps of a frozen transformer."""
 
     defaults = {
-        "maps": None, "maps_vit": None, "vit_file": None, "vit_hash": None, "vit": None, "skip": "both", "norm": None,
+        "maps": None, "maps_vit": None, "channel_names": None, "vit_file": None, "vit_hash": None, "vit": None,
+        "skip": "both", "norm": None,
     }  # fmt: skip
     choices = {"skip": ("both", "image"), "norm": (None, *NORMS)}
     recipe = {"optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-4}
@@ -78,14 +84,15 @@ class DIAMANT(Architecture):
             raise UserError("diamant needs at least two resolutions", mend="plan larger patches")
         conv, transposed, _ = conv_classes(dims)
         norm, levels = options["norm"] or usual_norm(dims), range(len(widths) - 1)
-        self.map_channels = count_map_channels(spec, options)
+        self.map_channels = find_map_channels(spec, options)
+        self.image_channels = [i for i in range(spec.in_channels) if i not in self.map_channels]
         self.vit = None if self.map_channels else make_vit(options)
-        heads = self.map_channels or self.vit.size.heads
+        heads = len(self.map_channels) or self.vit.size.heads
 
         def unit(before: int, level: int) -> nn.Module:
             return double_conv(before, widths[level], spec.kernel_sizes[level], norm, bias=False)
 
-        found = (spec.in_channels - self.map_channels, *widths)
+        found = (len(self.image_channels), *widths)
         self.image_encoder = nn.ModuleList(unit(found[level], level) for level in levels)
         self.map_encoder = nn.ModuleList(unit(widths[level - 1] if level else heads, level) for level in levels)
         self.pools = nn.ModuleList(
@@ -106,9 +113,10 @@ class DIAMANT(Architecture):
         cls, options: Mapping[str, Any], channel_names: Sequence[str], description: Mapping[str, Any]
     ) -> dict[str, Any]:
         """Take the channels that are attention maps as such, and record the ViT that they are from."""
+        options = {**options, "channel_names": list(channel_names)}
         count = count_named_maps(channel_names, options.get("maps"))
         if not count:
-            return dict(options)
+            return options
         record, planned = description.get(RECORD), options.get("maps_vit")
         if planned and record and planned != record:
             raise UserError(
@@ -126,7 +134,7 @@ class DIAMANT(Architecture):
             path = existing_file(options["vit_file"])
             options |= {"vit_file": str(path), "vit_hash": options["vit_hash"] or file_hash(path)}
             options["vit"] = options["vit"] or list(load_vit(path).size)
-        elif not count_map_channels(spec, options):
+        elif not find_map_channels(spec, options):
             options["vit"] = list(read_size(options["vit"]))
             log.warning(WARNING)
         levels = len(spec.features)
@@ -156,35 +164,64 @@ class DIAMANT(Architecture):
     def split(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return image and attention maps of an input (B, C, *S)."""
         if self.map_channels:
-            return x[:, : -self.map_channels], x[:, -self.map_channels :]
-        return x, attention_maps(self.vit, x).to(x.dtype)
+            return x[:, self.image_channels], x[:, self.map_channels]
+        return x, attention_maps(self.vit, x[:, : own_channels(self.spec, self.options)]).to(x.dtype)
+
+    def check_images(self, description: Mapping[str, Any]) -> None:
+        """Refuse attention maps of another ViT than the network was trained with; warn where nothing tells whose."""
+        trained, record = self.options["maps_vit"], description.get(RECORD)
+        if not trained or record == trained:
+            return
+        command = "python -m autoseg.architectures.blocks.map_channels DATASET OUTPUT --images IMAGES --for MODEL"
+        if not record:
+            log.warning(
+                "diamant: nothing tells which ViT the attention maps of these images are from; only those of the one "
+                "that the network was trained with (SHA-256 %s) mean anything to it: %s", trained["vit_hash"], command,
+            )  # fmt: skip
+            return
+        raise UserError(
+            f"the images' attention maps are from another ViT (SHA-256 {record.get('vit_hash')}) than the network was "
+            f"trained with ({trained['vit_hash']})" if record.get("vit_hash") != trained["vit_hash"] else
+            "the images' attention maps were made in another way than those that the network was trained with",
+            mend=f"make them by that ViT: {command} --vit-file FILE",
+        )  # fmt: skip
 
 
 def count_named_maps(names: Sequence[str], given: int | None) -> int:
-    """Return how many channels have the name of attention maps; they are the last ones, as many as `given` if it is."""
-    named = [name.casefold() == COMPUTED_CHANNEL for name in names]
-    count = sum(named)
+    """Return how many channels have the name of attention maps: as many as `given` if it is."""
+    count = len(named_maps(names))
     if count and given not in (None, count):
         raise UserError(
             f"{count} of the data's channels are attention maps, not {given}", where="network.options.maps",
             mend=f"--network-option maps={count}, or leave it out",
         )  # fmt: skip
-    if count and not all(named[-count:]):
-        raise UserError("attention maps must be the last channels", where="channel_names", mend="reorder the channels")
     return count
 
 
-def count_map_channels(spec: NetworkSpec, options: dict) -> int:
-    """Return how many of the last input channels are attention maps."""
-    count = int(options["maps"] or 0)
-    if not 0 <= count < spec.in_channels:
+def named_maps(names: Sequence[str]) -> list[int]:
+    """Return the places of the channels that have the name of attention maps."""
+    return [place for place, name in enumerate(names) if name.casefold() == COMPUTED_CHANNEL]
+
+
+def own_channels(spec: NetworkSpec, options: Mapping[str, Any]) -> int:
+    """Return how many of the first input channels are the data's; in a cascade the stage before adds its labels."""
+    return len(options["channel_names"] or ()) or spec.in_channels
+
+
+def find_map_channels(spec: NetworkSpec, options: Mapping[str, Any]) -> list[int]:
+    """Return the places of the attention maps among the input channels: by name, else the last ones of the data."""
+    own = own_channels(spec, options)
+    if own > spec.in_channels:
+        raise UserError(f"the plans name {own} channels, the network has {spec.in_channels}", where="network.options")
+    count, named = int(options["maps"] or 0), named_maps(options["channel_names"] or ())
+    if not 0 <= count < own:
         raise UserError(
-            f"{count} of {spec.in_channels} input channels cannot be attention maps", where="network.options.maps",
+            f"{count} of {own} input channels cannot be attention maps", where="network.options.maps",
             mend="write the maps into the data set first: python -m autoseg.architectures.blocks.map_channels --help",
         )  # fmt: skip
     if count and options["vit_file"]:
         raise UserError("give maps or vit_file, not both: maps are channels of the data", where="network.options")
-    return count
+    return named if count and len(named) == count else list(range(own - count, own))
 
 
 def make_vit(options: dict) -> AttentionViT:

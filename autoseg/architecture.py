@@ -84,6 +84,13 @@ class Architecture(nn.Module):
         """Return whether outputs can be activated one by one, as overlapping regions need; else by softmax only."""
         return True
 
+    def check_images(self, description: Mapping[str, Any]) -> None:
+        """Raise UserError, or warn, where images to be predicted are not made as those of the training were.
+
+        `description`: the dataset.json in their folder or in the data set that it belongs to, empty without one.
+        Prediction of a folder asks for it.
+        """
+
     def translate_weights(self, weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Return weights, as published by the network's authors, under this network's names; others as they are.
 

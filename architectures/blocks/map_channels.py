@@ -5,7 +5,7 @@
 Maps are those of whole slices, computed once. Their channels are called `attention_map`, which tells the engine to
 leave their values as they are. Groups, splits, attributes and texts of cases go along; dataset.json records the ViT.
 `--images` does the same for a folder of images to predict, `--for` the data set with maps or the model trained on it:
-the ViT has to be the one recorded there.
+the ViT has to be the one recorded there, and is recorded beside the images, where `autoseg predict` looks.
 
 The ViT sees raw slices at their own spacing, scaled by percentiles of the whole slice; the trainer `dino` shows it the
 plan's patches, normalised, at the target spacing, scaled by percentiles of the patch. So pretrain with plans whose
@@ -173,6 +173,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             check_same_vit(given.reference, given.vit_file, record, workspace)
             ending = source.description.get("file_ending", source.file_ending)
             write_images(given.images, given.output, vit, channels=len(source.channel_names), file_ending=ending)
+            names = (*source.channel_names, *[COMPUTED_CHANNEL] * vit.size.heads)
+            told = {"channel_names": {str(number): name for number, name in enumerate(names)}, RECORD: record}
+            write_json(given.output / "dataset.json", told)
     except UserError as error:
         parser.exit(2, f"error: {error}\n")
 

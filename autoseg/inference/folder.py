@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from autoseg.architecture import Architecture
 from autoseg.deadlines import file_bytes
 from autoseg.errors import AutosegError, UserError
 from autoseg.inference.records import Record
@@ -23,6 +24,7 @@ from autoseg.raw import (
     Case,
     Geometry,
     Image,
+    describe_images,
     list_prediction_cases,
     probability_ending,
     read_image,
@@ -96,6 +98,7 @@ def predict_folder(
     cases = list_prediction_cases(
         inputs, channels=len(model.channel_names), file_ending=model.file_ending, failures=bad
     )
+    _check_images(predictor, inputs)
     jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     _require_own_files(jobs, inputs)
     output.mkdir(parents=True, exist_ok=True)
@@ -115,6 +118,15 @@ def predict_folder(
             progress.update()
             _tell_failure(result)
     return [results[name] for name in (*(job.case.id for job in jobs), *bad)]
+
+
+def _check_images(predictor: Predictor, inputs: Path) -> None:
+    """Let the architectures look at what is known of the images; one network of each kind and options is enough."""
+    description = describe_images(inputs)
+    networks = (loaded.networks[0] for loaded in predictor.members)
+    asked = {str((type(one), one.options)): one for one in networks if isinstance(one, Architecture)}
+    for network in asked.values():
+        network.check_images(description)
 
 
 def _tell_failure(result: CaseResult) -> None:

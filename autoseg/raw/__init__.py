@@ -12,7 +12,7 @@ from autoseg.raw.images import (
     write_probabilities,
 )
 from autoseg.raw.opening import open_dataset, place_of
-from autoseg.raw.prediction_cases import list_prediction_cases
+from autoseg.raw.prediction_cases import describe_images, list_prediction_cases
 from autoseg.raw.problems import CheckReport, Problem
 from autoseg.raw.splits import make_splits, split_of
 
@@ -26,6 +26,7 @@ __all__ = [
     "Problem",
     "check",
     "compare",
+    "describe_images",
     "list_prediction_cases",
     "make_splits",
     "open_dataset",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
+from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.raw import dicom
@@ -12,7 +13,7 @@ from autoseg.raw.dataset import Case, safe_name
 from autoseg.raw.folders import Found, list_files, list_images
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import short
-from autoseg.storage import LEFTOVERS
+from autoseg.storage import LEFTOVERS, read_json
 
 NO_IMAGES = ("._", *LEFTOVERS)  # what macOS writes beside a file, and what killed commands were writing
 
@@ -58,6 +59,17 @@ def list_prediction_cases(
     if doubled:
         raise UserError(f"two images would be written as {doubled[0]!r}", where=folder, mend="rename one of them")
     return tuple(sorted(cases, key=lambda case: case.id))
+
+
+def describe_images(folder: Path) -> dict[str, Any]:
+    """Return what is known of a folder of images: its dataset.json, else that of the data set with such a folder."""
+    folder = Path(folder) if Path(folder).is_dir() else Path(folder).parent
+    places = [folder, *([folder.parent] if folder.name.startswith("images") else [])]
+    for file in (place / "dataset.json" for place in places):
+        if file.is_file():
+            content = read_json(file)
+            return content if isinstance(content, dict) else {}
+    return {}
 
 
 def _ending(folder: Path, wanted: str) -> str | None:

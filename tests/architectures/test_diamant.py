@@ -151,6 +151,8 @@ def test_a_volume_with_a_coarse_axis():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"maps": 2, "channel_names": ["a", "b"]}, "2 of 2 input channels cannot be attention maps"),
+        ({"channel_names": ["a", "b", "c", "d"]}, "the plans name 4 channels, the network has 3"),
         ({"maps": 3}, "3 of 3 input channels cannot be attention maps"),
         ({"skip": "none"}, "cannot take skip="),
         ({"vit_file": "missing.pth", "maps": None}, "is not there"),
@@ -193,18 +195,66 @@ def test_the_maps_of_the_data_are_taken_as_such():
     suit, record = load("architecture", "diamant").options_for, {"vit_hash": "a", "heads": 3}
     described = {"attention_maps": record}
     options = suit({"skip": "image"}, NAMES, described)
-    assert options == {"skip": "image", "maps": 3, "maps_vit": record}
+    assert options == {"skip": "image", "maps": 3, "maps_vit": record, "channel_names": list(NAMES)}
     assert suit(options, NAMES, described) == options
-    assert suit({}, ("grey",), {}) == {}
+    assert suit({}, ("grey",), {}) == {"channel_names": ["grey"]}
     assert with_channels(channels=4, **options).map_encoder[0][0].in_channels == 3
     assert load("architecture", "plain_unet").options_for({}, NAMES, described) == {}
     for maps in (0, 1):
         with pytest.raises(UserError, match=f"3 of the data's channels are attention maps, not {maps}(.|\\n)*maps=3"):
             suit({"maps": maps}, NAMES, described)
-    with pytest.raises(UserError, match="must be the last channels"):
-        suit({}, NAMES[::-1], described)
     with pytest.raises(UserError, match="another ViT"):
         suit(options, NAMES, {"attention_maps": record | {"vit_hash": "b"}})
+
+
+def test_maps_may_stand_anywhere():
+    network = with_channels(channels=4, maps=2, channel_names=["attention_map", "T1", "Attention_Map", "T2"])
+    image, maps = network.split(torch.arange(4.0).view(1, 4, 1, 1))
+    assert image.flatten().tolist() == [1, 3]
+    assert maps.flatten().tolist() == [0, 2]
+
+
+@pytest.mark.parametrize("given", [{}, {"maps": 2}])
+def test_in_a_cascade_the_labels_of_the_stage_before_belong_to_the_image(given):
+    """They stand behind the maps; a real plan of a liver, which gets a cascade."""
+    names = ("CT", "attention_map", "attention_map") if not given else ("CT", "first", "second")
+    measured = make_fingerprint((1.0, 0.77, 0.77), (480, 512, 512), cases=100, channels=names)
+    planner = load("planner", "nnunet")(wanted=["3d_cascade_fullres"], architecture="diamant", network_options=given)
+    plans = planner.plan(measured, RESOURCES, make_dataset(channels=names))
+    spec = plans.configuration("3d_cascade_fullres").network
+    assert (spec.in_channels, spec.options["maps"]) == (5, 2)  # CT, two maps, two labels
+    with torch.device("meta"):
+        network = load("architecture", "diamant")(spec)
+    x = torch.arange(5.0).view(1, 5, 1, 1, 1)
+    image, maps = network.split(x)
+    assert image.flatten().tolist() == [0, 3, 4]
+    assert maps.flatten().tolist() == [1, 2]
+    assert network.image_encoder[0][0].in_channels == 3
+    assert network.map_encoder[0][0].in_channels == 2
+    lowres = load("architecture", "diamant")(plans.configuration("3d_lowres").network)
+    assert [part.flatten().tolist() for part in lowres.split(x[:, :3])] == [[0], [1, 2]]
+
+
+def test_no_vit_sees_the_labels_of_the_stage_before(vit_file):
+    network = with_channels(channels=3, maps=None, vit_file=str(vit_file), channel_names=["grey"])
+    x = torch.rand(2, 3, 16, 16)
+    image, maps = network.split(x)
+    assert torch.equal(image, x)
+    assert torch.equal(maps, attention_maps(network.vit, x[:, :1]))
+
+
+def test_images_with_maps_of_another_vit_are_refused(caplog):
+    record = {"vit_hash": "aa", "heads": 2}
+    network = with_channels(maps_vit=record)
+    network.check_images({"attention_maps": record})
+    assert not caplog.records
+    with pytest.raises(UserError, match=r"another ViT \(SHA-256 bb\)[\s\S]*trained with \(aa\)[\s\S]*map_channels"):
+        network.check_images({"attention_maps": record | {"vit_hash": "bb"}})
+    with pytest.raises(UserError, match="made in another way"):
+        network.check_images({"attention_maps": record | {"scaling": "none"}})
+    network.check_images({})
+    assert "nothing tells which ViT" in caplog.records[0].getMessage()
+    with_channels().check_images({"attention_maps": record})  # trained before plans recorded it
 
 
 @pytest.mark.parametrize("given", [{}, {"maps": 1}])

@@ -305,3 +305,26 @@ def test_voxels_that_are_not_finite_are_told_with_file_channel_and_number(predic
     assert errors["b"].startswith(f"{file}: channel 0 has 3 NaN and 3 infinite voxel(s)")
     assert "To mend it: replace them" in errors["b"]
     assert [errors[name] for name in "acd"] == [None] * 3
+
+
+def test_networks_are_told_what_is_known_of_the_images(predictor, images, tmp_path, monkeypatch):
+    told = []
+    network = predictor.members[0].networks[0]
+    monkeypatch.setattr(type(network), "check_images", lambda self, description: told.append(description))
+    for place in (images, images / "a_0000.nii.gz"):  # without a description, the second a single file
+        predictor.predict_folder(place, tmp_path / "out")
+    (images / "dataset.json").write_text(json.dumps({"attention_maps": 1}))
+    predictor.predict_folder(images, tmp_path / "out")
+    folder = tmp_path / "Dataset001_A" / "imagesTs"
+    shutil.copytree(images, folder, ignore=shutil.ignore_patterns("dataset.json"))
+    (folder.parent / "dataset.json").write_text(json.dumps({"attention_maps": 2}))
+    predictor.predict_folder(folder, tmp_path / "out2")
+    assert told == [{}, {}, {"attention_maps": 1}, {"attention_maps": 2}]
+
+    def refuse(self, description):
+        raise UserError("of another ViT")
+
+    monkeypatch.setattr(type(network), "check_images", refuse)
+    with pytest.raises(UserError, match="of another ViT"):
+        predictor.predict_folder(images, tmp_path / "out3")
+    assert not (tmp_path / "out3").exists()  # before anything is predicted

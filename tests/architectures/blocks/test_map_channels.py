@@ -14,7 +14,7 @@ from autoseg.model_folder import Model, checksums
 from autoseg.planning.resources import Resources
 from autoseg.planning.rules import normalization
 from autoseg.plugins import load
-from autoseg.raw import check, list_prediction_cases, make_splits, open_dataset, read_image, read_label
+from autoseg.raw import check, describe_images, list_prediction_cases, make_splits, open_dataset, read_image, read_label
 from autoseg.storage import file_hash
 
 TINY = ViTSize(width=64, depth=2, heads=1, patch=4, side=3)
@@ -134,7 +134,7 @@ def test_images_need_the_vit_of_their_data_set_or_model(dataset, vit_file, tmp_p
     record = json.loads((with_maps / "dataset.json").read_text())["attention_maps"]
     assert record == {"vit_hash": file_hash(vit_file), "patch": 4, "heads": 1, "scaling": SCALING}
     options = planned(with_maps)
-    assert options == {"maps": 1, "maps_vit": record}
+    assert options == {"maps": 1, "maps_vit": record, "channel_names": ["grey", "attention_map"]}
     plans = example_plans(with_options=options)
     network = plans.configurations["2d"].network
     assert load("architecture", "diamant").adapt_spec(network).options["maps_vit"] == record
@@ -150,6 +150,7 @@ def test_images_need_the_vit_of_their_data_set_or_model(dataset, vit_file, tmp_p
         assert record["vit_hash"] in error
         assert not output.exists()
         map_channels.main([str(dataset), str(output), "--vit-file", str(vit_file), *images])
+        assert describe_images(output)["attention_maps"] == record  # which prediction asks for
     for extra, message in (
         (["--for", str(dataset)], "nothing tells which ViT"),
         ([], "--images and --for go together"),
