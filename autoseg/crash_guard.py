@@ -31,7 +31,8 @@ def guarded(*work: Any) -> Iterator[Guard]:
     """Note for the time of some work, known by its content, that this process is at it; tell if an earlier one died.
 
     The note lies in the folder of temporary files; where none can be written, nothing is known. It stays if the process
-    ends within, or if `again` is set.
+    ends within, or if `again` is set. A SIGKILL within looks like a crash: it is that of a system short of memory, too,
+    for which the work may be the cause, and if it was not, only the start of a child is lost.
     """
     user = getattr(os, "getuid", int)()
     file = Path(tempfile.gettempdir()) / f"autoseg-{user}-{content_hash(*work)[:32]}.at-work"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from autoseg.deadlines import STEP_VARIABLE, step_seconds
+from autoseg.interpreter_watch import InterpreterWatch
 
 LOOK_SECONDS = 5.0  # between two looks
 PAUSE_SECONDS = 30.0  # by which a look comes late if the whole process was stopped, as by Ctrl-Z
@@ -54,6 +55,7 @@ _workers: dict[int, _Worker] = {}  # by thread
 _usual: dict[str, _Usual] = {}
 _starting = threading.Lock()
 _watch: threading.Thread | None = None
+_interpreter: InterpreterWatch | None = None
 
 
 @contextmanager
@@ -68,6 +70,7 @@ def watched(text: str, *, kind: str | None = None, silent: bool = False) -> Iter
     begun = worker.heard = time.monotonic()
     worker.told = 0
     worker.works.append(_Work(text, kind, silent, begun))
+    _note()
     try:
         yield
         if kind is not None:  # work that failed says nothing about how long it takes
@@ -78,24 +81,35 @@ def watched(text: str, *, kind: str | None = None, silent: bool = False) -> Iter
         worker.heard, worker.told = time.monotonic(), 0
         if not worker.works:
             _workers.pop(threading.get_ident(), None)
+        _note()
 
 
 def _start() -> None:
     """Have one thread look on, for as long as the process lives; in a forked process, another one."""
-    global _watch
+    global _watch, _interpreter
     if _watch is not None and _watch.is_alive():
         return
     with _starting:
         if _watch is None or not _watch.is_alive():
-            step_seconds(None)  # a wrong setting is told here, to the command
-            _watch = threading.Thread(target=_look_on, name="autoseg-watch", daemon=True)
+            seconds = step_seconds(None)  # a wrong setting is told here, to the command
+            _interpreter = InterpreterWatch(seconds, LOOK_SECONDS)
+            _interpreter.wind()
+            _watch = threading.Thread(target=_look_on, args=[_interpreter], name="autoseg-watch", daemon=True)
             _watch.start()
 
 
-def _look_on() -> None:
+def _note() -> None:
+    """Leave word of what all threads are at, for when none of them can tell any more."""
+    assert _interpreter is not None
+    workers = list(_workers.items())
+    _interpreter.note([(thread, ", ".join([work.text for work in worker.works])) for thread, worker in workers])
+
+
+def _look_on(interpreter: InterpreterWatch) -> None:
     looked = time.monotonic()
     while True:
         time.sleep(LOOK_SECONDS)
+        interpreter.wind()
         before, looked = looked, time.monotonic()
         pause = looked - before - LOOK_SECONDS
         for thread, worker in list(_workers.items()):

@@ -89,8 +89,10 @@ def _guarded(here: Iterator[Result], pool: ProcessPool) -> Iterator[Result]:
             yield from here
             return
         pool.size = min(pool.size, available_cores())  # there may be many threads
-        log.warning(
-            "%s: an earlier command died at these cases, so they are handled in processes of their own", pool.stage
+        log.info(
+            "%s: an earlier command ended while it was at these cases, by a crash or killed from outside; in case one "
+            "of them was the cause, they are now handled in processes of their own, which changes no result",
+            pool.stage,
         )
         failed = False
         for result in pool.run():

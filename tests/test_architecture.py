@@ -16,7 +16,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     "errors storage randomness plans architecture labels plugins workspace workers model_folder devices "
-    "machine lock waiting watching deadlines worker_pool worker_results worker_start crash_guard",
+    "machine lock waiting watching interpreter_watch hang_teller deadlines worker_pool worker_results worker_start "
+    "crash_guard",
     "raw preprocessing fingerprinting store",
     "batches losses evaluation",
     "inference",

@@ -28,7 +28,7 @@ from functions import crash
 from autoseg.workers import run_cases
 
 if __name__ == "__main__":
-    logging.basicConfig(format="%(message)s")
+    logging.basicConfig(format="%(message)s", level=logging.INFO)
     results = run_cases(crash, ["a", "bad", "c"], stage="resampling", workers=1, **{options})
     for result in results:
         print(result.case, result.value or result.error)
@@ -54,7 +54,8 @@ def test_after_a_crash_the_same_command_names_the_case_and_completes_the_others(
     for _ in range(2):  # it stays so while the case is bad
         again = call()
         assert again.returncode == 0, again.stderr
-        assert "resampling: an earlier command died at these cases, so they are handled in processes" in again.stderr
+        assert "resampling: an earlier command ended while it was at these cases, by a crash or killed" in again.stderr
+        assert "Traceback" not in again.stderr
         bad, *others = sorted(again.stdout.splitlines(), key=lambda line: not line.startswith("bad"))
         assert sorted(others) == ["a A", "c C"]
         assert bad.startswith("bad case bad, resampling: the worker process was ended by SIGSEGV")
@@ -63,6 +64,27 @@ def test_after_a_crash_the_same_command_names_the_case_and_completes_the_others(
     assert sorted(mended.stdout.splitlines()) == ["a A", "bad BAD", "c C"]
     assert list(tmp_path.glob("*.at-work")) == []
     assert call().stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no signals")
+def test_a_kill_in_the_work_of_sound_cases_costs_one_line_and_no_result(tmp_path):
+    (tmp_path / "functions.py").write_text(FUNCTIONS.replace("SIGSEGV", "SIGKILL"))
+    (tmp_path / "command.py").write_text(COMMAND.replace("{options}", "{'size_of': len}"))
+    (tmp_path / "faulty").touch()  # whoever kills does so at this case
+
+    def call():
+        return subprocess.run(
+            [sys.executable, "command.py"], capture_output=True, text=True, check=False, cwd=tmp_path,
+            env=ENVIRONMENT | {"TMPDIR": str(tmp_path)},
+        )  # fmt: skip
+
+    assert call().returncode == -signal.SIGKILL
+    (tmp_path / "faulty").unlink()
+    again, then = call(), call()
+    assert "warning" not in again.stderr
+    assert len(again.stderr.splitlines()) == 1
+    assert then.stderr == ""
+    assert sorted(again.stdout.splitlines()) == sorted(then.stdout.splitlines()) == ["a A", "bad BAD", "c C"]
 
 
 STARTING = """

@@ -39,7 +39,8 @@ def messages(monkeypatch):
 
     def note(message, *arguments):
         said.append(message % arguments)
-        told.set()
+        if "it is at wait, threading.py:" in said[-1]:  # not of other work that a busy machine is slow at
+            told.set()
 
     told.clear()
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
@@ -56,10 +57,11 @@ def test_a_tile_that_does_not_end_is_told_with_its_case(tmp_path, messages, monk
     predictor.members[0].networks[0].register_forward_pre_hook(lambda *_: hang())
     results = predictor.predict_folder(data.image.parent, tmp_path / "out")
     assert [(result.case, result.error) for result in results] == [("bad", None), ("good", None)]
-    assert messages[0].startswith("prediction, case bad, tile 1 of ")
-    assert ": no sign of life for 0 s; it is at wait, threading.py:" in messages[0]
-    assert "Nothing is stopped; Ctrl-C ends the command" in messages[0]
-    assert messages[0].endswith("If a step may take longer, set AUTOSEG_STEP_SECONDS")
+    said = next(message for message in messages if "it is at wait, threading.py:" in message)
+    assert said.startswith("prediction, case bad, tile 1 of ")
+    assert ": no sign of life for " in said
+    assert "Nothing is stopped; Ctrl-C ends the command" in said
+    assert said.endswith("If a step may take longer, set AUTOSEG_STEP_SECONDS")
 
 
 def test_a_training_step_that_does_not_end_is_told(place, tmp_path, messages, monkeypatch):
@@ -71,7 +73,8 @@ def test_a_training_step_that_does_not_end_is_told(place, tmp_path, messages, mo
         settings={"steps": 4, "observed_cases": 0}, device="cpu", workers=1, workspace=place,
     )  # fmt: skip
     assert told.is_set()
-    assert any(said.startswith("training, fold 0, step 2: no sign of life for 0 s (usually ") for said in messages)
+    assert any(said.startswith("training, fold 0, step 2: no sign of life for ") for said in messages)
+    assert any(" s (usually " in said for said in messages)
 
 
 def test_how_long_is_long_depends_on_the_usual_step(monkeypatch):
@@ -105,9 +108,7 @@ def test_it_is_told_ever_more_rarely_and_not_of_those_who_wait(messages):
     assert messages == []
 
 
-def test_work_that_goes_on_is_not_told(messages, monkeypatch):
-    monkeypatch.setattr(deadlines, "FIRST_STEP_SECONDS", 1e-9)
-    monkeypatch.setattr(watching, "_look_on", lambda: None)
+def test_work_that_goes_on_is_not_told(messages):
     with watched("outer"):
         (worker,) = watching._workers.values()
         before = worker.heard
