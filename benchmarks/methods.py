@@ -174,6 +174,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", choices=list(COMPARISONS), default=list(COMPARISONS))
     parser.add_argument("--seeds", nargs="*", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, help="of each run, in place of those that the figures were measured with")
     parser.add_argument("--data", type=Path, default=DATA, help="a raw folder of hippocampus MRI")
     parser.add_argument("--workspace", type=Path, default=Path("autoseg_methods"))
     parser.add_argument("--json", type=Path)
@@ -181,7 +182,7 @@ def main() -> None:
     for name in options.only:
         compare, configuration, steps = COMPARISONS[name]
         output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
-        compare(Bench(options.data, options.workspace, configuration, steps, output), options.seeds)
+        compare(Bench(options.data, options.workspace, configuration, options.steps or steps, output), options.seeds)
 
 
 if __name__ == "__main__":

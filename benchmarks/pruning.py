@@ -2,9 +2,10 @@
 
     python benchmarks/pruning.py MODEL IMAGES LABELS
 
-MODEL is a model folder with one unet_plus_plus; IMAGES and LABELS hold cases that it was not trained on. A pruned
-network leaves out the nodes that its head does not see: parameters are those of the smaller network, seconds the median
-CPU time of `predict_array` per case, reading and writing left out. The deepest `prune:` is the network's last head.
+MODEL is a model folder with one unet_plus_plus; IMAGES and LABELS hold cases that it was not trained on, with a
+dataset.json in LABELS or beside it. A pruned network leaves out the nodes that its head does not see: parameters are
+those of the smaller network, seconds the median CPU time of `predict_array` per case, reading and writing left out.
+The deepest `prune:` is the network's last head.
 """
 
 from __future__ import annotations
