@@ -201,9 +201,16 @@ def _installed_twin(path: Path, installed: Sequence[Path]) -> Path:
     """Return the installed file that `path` is a copy of, else `path`: who works in a clone of autoseg has both."""
     for place in installed:
         twin = place / path.name
-        if twin != path and twin.is_file() and twin.read_bytes() == path.read_bytes():
+        if twin != path and twin.is_file() and _same_content(twin, path):
             return twin
     return path
+
+
+def _same_content(one: Path, other: Path) -> bool:
+    try:  # a pipe, a folder or a file that may not be read can have the name of an installed plug-in
+        return other.is_file() and one.read_bytes() == other.read_bytes()
+    except OSError:
+        return False
 
 
 def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:

@@ -91,10 +91,16 @@ def test_a_hostile_neighbour_keeps_nobody_from_a_plugin(tmp_path, nothing_instal
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes in folders here")
-def test_a_pipe_is_no_plugin_and_nobody_waits_for_it(tmp_path, nothing_installed):
-    write(tmp_path / "here" / "trainers" / "good.py", name="good")
-    os.mkfifo(tmp_path / "here" / "trainers" / "pipe.py")
-    assert [entry.name for entry in list_plugins("trainer")] == ["good"]
+def test_a_pipe_is_no_plugin_and_nobody_waits_for_it(tmp_path):
+    folder = tmp_path / "here" / "trainers"
+    write(folder / "good.py", name="good")
+    os.mkfifo(folder / "pipe.py")
+    os.mkfifo(folder / "supervised.py")  # as the installed one is called
+    (folder / "fine_tuning.py").mkdir()
+    found = {entry.name: entry.path for entry in list_plugins("trainer")}
+    assert found["good"].parent == folder
+    assert {found[name].parent for name in ("supervised", "fine_tuning")}.isdisjoint({folder})
+    assert "pipe" not in found
 
 
 def test_a_plugin_that_ends_the_program_is_told(tmp_path):
