@@ -16,6 +16,7 @@ from autoseg.crash_guard import guarded
 from autoseg.deadlines import case_seconds
 from autoseg.machine import available_cores, available_memory, default_workers
 from autoseg.waiting import SILENCE_SECONDS, tell_silence
+from autoseg.watching import watched
 from autoseg.worker_pool import ProcessPool
 from autoseg.worker_results import Outcome, Result, attempt, result_of
 
@@ -105,8 +106,10 @@ def _run_here(
     function: Callable[[Any], Any], items: Sequence[Any], stage: str, name_of: Callable[[Any], str]
 ) -> Iterator[Result]:
     for item in items:
-        with _crash_told():
-            outcome = _under_name(f"case {name_of(item)}, {stage}")(function, item)
+        name = f"case {name_of(item)}, {stage}"
+        watch = contextlib.nullcontext() if _is_daemon() else watched(name, kind=stage)  # a worker has its deadline
+        with _crash_told(), watch:
+            outcome = _under_name(name)(function, item)
         yield result_of(name_of(item), stage, outcome)
 
 
@@ -140,7 +143,8 @@ def _run_threads(
                 running[pool.submit(named, function, item)] = name_of(item), time.monotonic()
             if not running:
                 return
-            done = wait(running, SILENCE_SECONDS, FIRST_COMPLETED).done
+            with watched(stage, silent=True):  # what the threads do is told below
+                done = wait(running, SILENCE_SECONDS, FIRST_COMPLETED).done
             if not done:
                 tell_silence(stage, [(case, since, "") for case, since in running.values()], SILENCE_SECONDS)
             for future in done:

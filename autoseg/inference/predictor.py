@@ -20,6 +20,7 @@ from autoseg.inference.members import LoadedMember, load_members
 from autoseg.inference.postprocessing import postprocess
 from autoseg.inference.preprocessed import predict_mean, previous_stage_label
 from autoseg.inference.resampling import Resampled
+from autoseg.inference.versions import tell_other_versions
 from autoseg.inference.window import FORMATS, Mean
 from autoseg.model_folder import Model, read_model
 from autoseg.preprocessing import preprocess_case
@@ -90,6 +91,7 @@ class Predictor:
             raise UserError(f"precision must be one of auto, {', '.join(FORMATS)}, got {precision!r}")
         chosen = choose_device(device)
         model = read_model(folder)
+        tell_other_versions(model.versions)
         members = load_members(
             folder, model, device=chosen, folds=folds, network_options=network_options, trust_plugins=trust_plugins
         )

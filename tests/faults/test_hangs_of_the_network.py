@@ -12,6 +12,7 @@ from autoseg.errors import UserError
 from autoseg.inference import Predictor
 from autoseg.training import train
 from autoseg.watching import watched
+from autoseg.workers import run_cases
 
 HANGS = """
 from autoseg import register
@@ -75,6 +76,13 @@ def test_a_training_step_that_does_not_end_is_told(place, tmp_path, messages, mo
     assert told.is_set()
     assert any(said.startswith("training, fold 0, step 2: no sign of life for ") for said in messages)
     assert any(" s (usually " in said for said in messages)
+
+
+def test_a_case_that_does_not_end_in_the_commands_own_process_is_told(messages, monkeypatch):
+    monkeypatch.setattr(deadlines, "FIRST_STEP_SECONDS", 0.05)
+    (result,) = run_cases(lambda _: hang(), ["a"], stage="checking", workers=1, size_of=len)
+    assert result.error is None
+    assert any(said.startswith("case a, checking: no sign of life for ") for said in messages)
 
 
 def test_how_long_is_long_depends_on_the_usual_step(monkeypatch):
