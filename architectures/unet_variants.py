@@ -15,8 +15,9 @@ optimiser: Adam at rates from 1e-4 to 1e-2, which is no recipe: the engine's is 
 Deviation: heads at lower resolution, as on the highest, only with deep supervision, which the paper does not use.
 
 Parameters with three channels, one output, five levels from 64: published unet 31 390 723, att_res_unet 39 068 871,
-with one channel res_unet 33 139 267; here the same with paper_widths. Our default, 512 at most: 19 591 171 (unet),
-20 815 171 (res_unet), 25 257 351 (attention_unet), 26 481 351 (att_res_unet).
+with one channel res_unet 33 139 267; here the same with paper_widths; attention_unet published 37.3 million, here
+37 319 047. Our default, 512 at most: 19 591 171 (unet), 20 815 171 (res_unet), 25 257 351 (attention_unet), 26 481 351
+(att_res_unet).
 """
 
 from __future__ import annotations
