@@ -30,6 +30,7 @@ from typing import NamedTuple
 import torch
 from autoseg.architectures.blocks.channel_norm import ChannelNorm
 from autoseg.architectures.blocks.classifier_weights import mscan_weights
+from autoseg.architectures.blocks.depthwise_conv import depthwise
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.eva import DropPath
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
@@ -154,13 +155,6 @@ def downsample(before: int, after: int, stride: Sequence[int], norm: str) -> nn.
     """Return a 3-convolution with stride, and its norm."""
     conv, _, _ = conv_classes(len(stride))
     return nn.Sequential(conv(before, after, 3, tuple(stride), padding=1), make_norm(len(stride), norm, after))
-
-
-def depthwise(width: int, kernel: Sequence[int], *, bias: bool = True) -> nn.Module:
-    """Return a convolution of every channel by itself that keeps the size."""
-    conv, _, _ = conv_classes(len(kernel))
-    padding = tuple(edge // 2 for edge in kernel)
-    return conv(width, width, tuple(kernel), padding=padding, groups=width, bias=bias)
 
 
 def strip(dims: int, axis: int, length: int) -> tuple[int, ...]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+BF16_BLOCK = 32  # channels that oneDNN computes at once in bf16
+
 
 def choose_device(name: str = "auto") -> torch.device:
     """Return the torch device called `name`; "auto" takes CUDA, else Apple's MPS, else the CPU."""
@@ -56,8 +58,20 @@ def cpu_has_bf16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+def lay_out_for_cpu(module: nn.Module, dims: int, precision: str) -> None:
+    """Lay out a network's weights in place as a CPU trains it fastest.
+
+    Channels last, but for bf16 networks whose narrowest kernels have 32 channels or more: oneDNN pads channels to 32
+    there, and instance norm copies what lies with the channels last. Measured for a convolution with instance norm,
+    forward and backward: channels last takes 0.5 to 1.0 of the time up to 16 channels, 1.2 to 1.3 from 32 on.
+    """
+    kernels = [tensor for tensor in module.parameters() if tensor.dim() == dims + 2 and tensor[0, 0].numel() > 1]
+    if precision != "bf16" or min((len(kernel) for kernel in kernels), default=0) < BF16_BLOCK:
+        put_channels_last(module, dims)
+
+
 def put_channels_last(module: nn.Module, dims: int) -> None:
-    """Lay out the convolutions' weights with the channels last, in place: a quarter faster on a CPU.
+    """Lay out the convolutions' weights with the channels last, in place: a quarter faster on a CPU in fp32.
 
     `Module.to(memory_format=...)` refuses networks that also hold tensors of another rank, such as 2D kernels in a 3D
     network; those stay as they are here.

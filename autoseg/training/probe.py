@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autoseg.devices import choose_precision, cpu_has_bf16, put_channels_last
+from autoseg.devices import choose_precision, cpu_has_bf16, lay_out_for_cpu
 from autoseg.machine import available_cores
 from autoseg.plans import NetworkSpec
 from autoseg.training.bare_step import DTYPES, make_optimizer, training_loss
@@ -89,7 +89,7 @@ def _make_step(
 ) -> Callable[[], None]:
     network = architecture(spec).to(device).train()
     if device == "cpu":  # as training does
-        put_channels_last(network, spec.dims)
+        lay_out_for_cpu(network, spec.dims, precision)
     updater = make_optimizer(optimizer, list(network.parameters()))
     image = torch.randn(batch_size, spec.in_channels, *spec.patch_size, device=device)
     target = torch.randint(0, spec.num_outputs, (batch_size, *spec.patch_size), device=device)

@@ -12,7 +12,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from autoseg.architecture import Architecture
-from autoseg.devices import put_channels_last
+from autoseg.devices import lay_out_for_cpu
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.trainer import Trainer
 
@@ -55,7 +55,8 @@ def set_up(
 def _set_up_module(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabric) -> nn.Module:
     if fabric.device.type == "cpu":
         # Faster there; on CUDA instance norm loses more than convolutions win.
-        put_channels_last(module, trainer.context.configuration.dims)
+        precision = "bf16" if fabric._precision.precision == _PRECISIONS["bf16"] else "fp32"
+        lay_out_for_cpu(module, trainer.context.configuration.dims, precision)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module.to(fabric.device)
     module.to(fabric.device)

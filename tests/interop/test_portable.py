@@ -42,7 +42,7 @@ def exported(hippocampus, tmp_path_factory):
 @pytest.mark.parametrize("format", NEEDED)
 def test_runner_equals_torch(format, exported, hippocampus, hippocampus_images, reference, tmp_path):
     folder = exported(format)
-    Predictor.load(hippocampus, device="cpu", folds=[0], mirroring=False).predict_folder(
+    Predictor.load(hippocampus, device="cpu", folds=[0], mirroring=False, precision="fp32").predict_folder(
         hippocampus_images, tmp_path / "torch"
     )
     code = (
