@@ -4,9 +4,8 @@ import pytest
 import torch
 from autoseg.architectures.blocks import selective_scan as scans
 from autoseg.architectures.blocks.selective_scan import selective_scan
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
+from work_counter import Work
 
 
 def recurrence(u, delta, a, b, c, d):
@@ -145,21 +144,6 @@ def test_low_precision_inputs_are_scanned_in_float32():
         y = selective_scan(low, delta, a, b, c, d)
     assert y.dtype == torch.bfloat16
     torch.testing.assert_close(y, selective_scan(low.float(), delta, a, b, c, d).bfloat16(), rtol=0, atol=0)
-
-
-class Work(TorchDispatchMode):
-    """Counts the operations and the elements that they write."""
-
-    def __init__(self):
-        super().__init__()
-        self.operations = self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if not func.is_view:
-            self.operations += 1
-            self.elements += sum(leaf.numel() for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor))
-        return result
 
 
 def scan_work(length):
