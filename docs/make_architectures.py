@@ -1,11 +1,11 @@
-"""Writes docs/architectures.md from the registered architectures and docs/architectures.toml.
+"""Writes docs/architectures.md from the registered architectures, docs/architectures.toml and docs/options.toml.
 
     python docs/make_architectures.py                  writes the page; a minute or two, as every network is traced
     python docs/make_architectures.py --only unet ...  traces these anew and keeps the other figures of the page
     python docs/make_architectures.py --check          exits 1 where the page is out of date
 
 Names, sources, options, recipes and sizes are read from the networks, pictures and counts by running and building them
-without weights (`data_flow`); family, published size and advice come from the TOML file.
+without weights (`data_flow`); family, published size, advice and what options mean come from the TOML files.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ STAGES = 6
 MEASURED = "On the plans above:"  # begins the paragraph of a section that needs the network to be built
 INTRODUCTION = """# Architectures
 
-Written by `python docs/make_architectures.py` from the registered networks and `docs/architectures.toml`; do not edit.
+Written by `python docs/make_architectures.py` from the registered networks, `docs/architectures.toml` and
+`docs/options.toml`; do not edit.
 
 Every network is one file in `architectures/`, takes its size from the plan, and is chosen by name:
 `plan-and-preprocess DATASET --architecture NAME --network-option OPTION=VALUE`. What of the plan it takes, and where it
@@ -86,6 +87,7 @@ def main() -> None:
         sys.exit("docs/architectures.md is out of date: run python docs/make_architectures.py")
 
 
+@cache
 def registered() -> list[Found]:
     """Return the architectures that come with autoseg."""
     folder = HERE.parent / "architectures"
@@ -183,12 +185,13 @@ def section(found: Found, text: Mapping[str, str], known: Measured | None) -> st
         f"- Dimensions: {dimensions(architecture)}",
         f"- Recipe: {recipe or 'none of its own: the plan decides'}",
         f"- Options: {options_of(architecture)}",
+        *(f"    - `{name}`: {meaning}" for name, meaning in meanings(found, architecture).items()),
     ]
     if extra:
         facts.append(f'- Needs: `pip install "autoseg-engine[{extra[1]}]"`')
     parts = [f"### {found.name}", found.summary, f"**When.** {text['when']}", "\n".join(facts)]
     if said := paragraph(words, r"Options?(?: size)?:? ", r"(?<=\.) (?:Recipe|Published|Optimiser|Losses|Dilations)|$"):
-        parts.append(f"Options in words: {said}")
+        parts.append(f"More on options: {said}")
     parts.append(
         f"Published parameters: {text['published']}. {paragraph(words, 'Parameters,? ', '$', keep=True)}".strip()
     )
@@ -209,6 +212,25 @@ def options_of(architecture: type[Architecture]) -> str:
         others = [shown(choice) for choice in architecture.choices.get(name, ()) if choice != default]
         entries.append(f"`{name}={shown(default)}`" + (f" (or {', '.join(others)})" if others else ""))
     return ", ".join(entries) or "none"
+
+
+@cache
+def option_texts() -> dict[str, dict[str, str]]:
+    """Return docs/options.toml."""
+    return tomllib.loads((HERE / "options.toml").read_text(encoding="utf-8"))
+
+
+def meanings(found: Found, architecture: type[Architecture]) -> dict[str, str]:
+    """Return {option: what it means}; networks of one file share a table of docs/options.toml."""
+    texts = option_texts()
+    beside = [other.name for other in registered() if other.path == found.path]
+    own = next((texts[name] for name in (found.name, *beside) if name in texts), {})
+    known = texts["all"] | own
+    if unknown := own.keys() - architecture.defaults.keys():
+        sys.exit(f"docs/options.toml: {found.name} has no option {', '.join(sorted(unknown))}")
+    if missing := [name for name in architecture.defaults if name not in known]:
+        sys.exit(f"docs/options.toml says nothing of {found.name}'s {', '.join(missing)}")
+    return {name: known[name] for name in architecture.defaults}
 
 
 def dimensions(architecture: type[Architecture]) -> str:

@@ -96,6 +96,22 @@ def test_a_picture_by_hand(maker):
     assert lines[4].endswith("──▲")
 
 
+def test_every_option_has_a_sentence(maker, page):
+    written = sections(page)
+    for found in maker.registered():
+        try:
+            architecture = maker.class_of(found)
+        except UserError:  # its extra package is not installed
+            continue
+        said = maker.meanings(found, architecture)
+        assert said.keys() == architecture.defaults.keys()
+        for option, meaning in said.items():
+            assert len(meaning.split()) >= 5, (found.name, option)
+            default = architecture.defaults[option]
+            assert (default is not None) or re.search(r"\bnone\b|fills it in", meaning), f"{found.name}: {option}=none"
+            assert f"    - `{option}`: {meaning}" in written[found.name]
+
+
 def test_links_of_the_table_lead_to_sections(page):
     anchors = re.findall(r"\]\(#(\w+)\)", page)
     assert len(anchors) > 30
