@@ -126,6 +126,21 @@ def test_failures_are_listed_and_tried_again(tmp_path, workspace):
     assert fingerprint(dataset, workspace, workers=1).failed == ()
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_case_with_voxels_that_are_not_finite_spoils_no_statistics(tmp_path, workspace, value):
+    cases = hand_made()
+    clean = fingerprint(make_dataset(tmp_path, cases, LABELS), workspace, workers=1)
+    image = cases["a"][0].astype(np.float32)
+    image[0, 0, 0] = value
+    cases["c"] = image, cases["a"][1]
+    with pytest.raises(CasesFailed, match=r"c_image.nii.gz: channel 0 holds 1 voxel\(s\) that are not finite"):
+        fingerprint(make_dataset(tmp_path, cases, LABELS), workspace, workers=1)
+    found = Fingerprint.read(workspace.preprocessed_folder("Dataset001_Hand") / "fingerprint.json")
+    assert found.failed == ("c",)
+    assert found.intensities == clean.intensities
+    assert found.cases == clean.cases
+
+
 def test_no_foreground_and_no_cases_are_user_errors(tmp_path, workspace):
     cases = {"a": (hand_made()["a"][0], np.zeros((4, 4, 4), np.uint8))}
     dataset = make_dataset(tmp_path, cases, LABELS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -17,18 +18,21 @@ def depthwise(width: int, kernel: Sequence[int], *, bias: bool = True) -> nn.Mod
 class _WithinReach(nn.Module):
     """Leaves out the weights that meet nothing but padding on every position of the map.
 
-    The result is the same. It spares their work, and oneDNN (in torch 2.13) does not write the gradients of such
-    weights for bf16 in 3D: they are whatever stood in memory.
+    The result is the same, and their work is spared. Maps smaller than the kernel are computed in float32 on a CPU, as
+    `autoseg.training.small_maps` does for other convolutions: oneDNN does not write all gradients there in bf16.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the convolved map."""
         reach = [min(half, size - 1) for half, size in zip(self.padding, x.shape[2:], strict=True)]
-        if tuple(reach) == self.padding:
-            return super().forward(x)
         middle = (slice(half - near, half + near + 1) for half, near in zip(self.padding, reach, strict=True))
-        weight = self.weight[(..., *middle)]
-        return self.function(x, weight, self.bias, padding=reach, groups=self.groups)
+        weight = self.weight if tuple(reach) == self.padding else self.weight[(..., *middle)]
+        small = any(size < edge for size, edge in zip(x.shape[2:], weight.shape[2:], strict=True))
+        if not small or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return self.function(x, weight, self.bias, padding=reach, groups=self.groups)
+        with torch.autocast("cpu", enabled=False):
+            bias = None if self.bias is None else self.bias.float()
+            return self.function(x.float(), weight.float(), bias, padding=reach, groups=self.groups)
 
 
 class DepthwiseConv2d(_WithinReach, nn.Conv2d):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +34,13 @@ def raw_hash(case: Case, labels: Labels, channels: int) -> str:
 
 
 def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
-    """Read a case and crop it to its non-zero region; a label map of another shape is a UserError."""
+    """Read a case and crop it to its non-zero region.
+
+    Raises: UserError for a label map of another shape, and for voxels that are not finite, which would spoil the
+    statistics of all cases.
+    """
     image = read_image(case.images, channels=channels)
+    _check_finite(image.data, case.images)
     label = None
     if case.label is not None:
         raw, _ = read_label(case.label)
@@ -46,6 +52,19 @@ def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
             )
         label = labels.to_internal(raw, where=str(case.label))
     return crop(image.data, label, image.geometry.spacing)
+
+
+def _check_finite(data: np.ndarray, files: Sequence[Path]) -> None:
+    for channel, volume in enumerate(data):
+        if np.isfinite(volume.sum(dtype=np.float64)):
+            continue
+        count = volume.size - int(np.isfinite(volume).sum())
+        if count:  # else finite values whose sum is not
+            raise UserError(
+                f"channel {channel} holds {count} voxel(s) that are not finite (NaN or infinite)",
+                where=files[channel] if len(files) == len(data) else files[0],
+                mend="replace them, for example by the value of the background",
+            )
 
 
 class DecodedCache:

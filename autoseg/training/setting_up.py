@@ -14,6 +14,7 @@ from torch import nn
 from autoseg.architecture import Architecture
 from autoseg.devices import lay_out_for_cpu
 from autoseg.training.checkpoint import unwrapped
+from autoseg.training.small_maps import guard_small_maps
 from autoseg.training.trainer import Trainer
 
 logger = logging.getLogger("autoseg.training")
@@ -57,6 +58,8 @@ def _set_up_module(module: nn.Module, trainer: Trainer, fabric: lightning_fabric
         # Faster there; on CUDA instance norm loses more than convolutions win.
         precision = "bf16" if fabric._precision.precision == _PRECISIONS["bf16"] else "fp32"
         lay_out_for_cpu(module, trainer.context.configuration.dims, precision)
+        if precision == "bf16":
+            guard_small_maps(module)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module.to(fabric.device)
     module.to(fabric.device)

@@ -11,6 +11,7 @@ from autoseg.conformance.architecture import ANISOTROPIC, ISOTROPIC, example_spe
 from autoseg.devices import put_channels_last
 from autoseg.errors import UserError
 from autoseg.planning.memory import parameter_count, trace_training
+from autoseg.training.small_maps import guard_small_maps
 
 FOUND = {found.name: found for found in plugins.list_plugins("architecture")}
 KEEP_ALL_HEADS = {"plain_unet", "residual_encoder_unet"}  # nnU-Net's weights hold the heads of every resolution
@@ -93,6 +94,7 @@ def test_one_output_per_weight_or_decoder_stage_or_one_tensor(name, dims):
 def test_training_with_one_sample_under_bfloat16_with_the_channels_last(name, dims):
     network = build(name, dims, ANISOTROPIC, 5).train()
     put_channels_last(network, dims)  # as training on a CPU does
+    guard_small_maps(network)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = as_list(network(draw(network)))
     sum(output.float().square().mean() for output in outputs).backward()
