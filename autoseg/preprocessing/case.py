@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from autoseg.errors import UserError
+from autoseg.machine import available_memory
 from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.crop import Cropped, crop
 from autoseg.preprocessing.geometry import new_shape, target_spacing
@@ -46,6 +49,7 @@ def preprocess_cropped(
     shape = case.image.shape[1:]
     spacing = target_spacing(configuration, case.spacing)
     resampled = new_shape(shape, case.spacing, spacing)
+    _check_room(len(case.image), resampled, case.spacing, spacing)
     data = normalise(
         case.image,
         None if case.label is None else case.label >= 0,
@@ -68,3 +72,14 @@ def preprocess_cropped(
         properties=properties,
         labelled=case.labelled,
     )
+
+
+def _check_room(channels: int, shape: Sequence[int], spacing: Sequence[float], target: Sequence[float]) -> None:
+    """Refuse what cannot be held: a spacing that is wrong by a factor of a thousand would ask for terabytes."""
+    needed = 4 * channels * math.prod(shape)
+    if needed > available_memory():
+        raise UserError(
+            f"resampled from spacing {tuple(spacing)} to {tuple(target)} mm, the image has shape {tuple(shape)} "
+            f"and needs {needed / 2**30:.1f} GiB, more than is free",
+            mend="check the spacing in the image's header, or use a machine with more memory",
+        )

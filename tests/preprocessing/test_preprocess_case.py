@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from reference_pipeline import preprocess as naive
 
+from autoseg.errors import UserError
 from autoseg.preprocessing import preprocess_case
 
 
@@ -130,3 +131,11 @@ def test_natural_image_of_one_slice(make_plans):
     assert result.data.shape == (3, 1, 15, 20)
     assert 0 <= result.data.min() <= result.data.max() <= 1
     assert all(low < high for low, high in result.properties.crop_box)
+
+
+def test_a_spacing_that_would_ask_for_terabytes_is_refused(make_plans):
+    image = np.random.default_rng(0).normal(size=(1, 30, 40, 36)).astype(np.float32)
+    plans = make_plans((1.0, 1.0, 1.0))
+    expected = r"has shape \(300000, 400000, 36\) and needs 16093.3 GiB"
+    with pytest.raises(UserError, match=expected):
+        preprocess_case(image, None, (10_000.0, 10_000.0, 1.0), plans=plans, configuration=plans.configuration("test"))
