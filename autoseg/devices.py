@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 BF16_BLOCK = 32  # channels that oneDNN computes at once in bf16
+FULL_DEVICE = (
+    "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "MPS backend out of memory",
+)  # fmt: skip
 
 
 def choose_device(name: str = "auto") -> torch.device:
@@ -56,6 +59,13 @@ def cpu_has_bf16() -> bool:
     except OSError:
         return False
     return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error says that a device's memory is full, also when one of torch's libraries says it."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in FULL_DEVICE)
 
 
 def lay_out_for_cpu(module: nn.Module, dims: int, precision: str) -> None:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoseg.devices import choose_device, choose_precision
+from autoseg.devices import choose_device, choose_precision, is_out_of_memory
 from autoseg.errors import UserError
 from autoseg.inference.tiles import Tile, make_tiles, mirror_combinations, padding
 from autoseg.watching import watched
@@ -155,8 +155,10 @@ class _Run:
         """Predict and add some tiles; False, with the sums unchanged, if the device's memory is full."""
         try:
             sums.add(tiles, self._forward(image, tiles))
-        except torch.OutOfMemoryError:
-            return False
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                return False
+            raise
         return True
 
     def _forward(self, image: Tensor, tiles: Sequence[Tile]) -> list[Tensor]:

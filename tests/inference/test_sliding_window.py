@@ -137,25 +137,36 @@ def test_folds_are_averaged_as_logits_and_probabilities_over_everything():
 class FullDevice(nn.Module):
     """Runs out of memory for more than `most` patches at a time, and counts the patches it has seen."""
 
-    def __init__(self, most: int):
+    def __init__(self, most: int, error: RuntimeError | None = None):
         super().__init__()
         self.most, self.seen, self.inner = most, 0, nn.Conv3d(1, 2, 3, padding=1)
+        self.error = error or torch.OutOfMemoryError("out of memory")
 
     def forward(self, x):
         if len(x) > self.most:
-            raise torch.OutOfMemoryError("out of memory")
+            raise self.error
         self.seen += len(x)
         return self.inner(x)
 
 
-def test_a_full_device_halves_the_batch_and_goes_on_from_the_same_tile(caplog):
-    network, values = FullDevice(3).eval(), image(1, 8, 8, 8)
+@pytest.mark.parametrize(
+    "error", [None, RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling a function")]
+)
+def test_a_full_device_halves_the_batch_and_goes_on_from_the_same_tile(caplog, error):
+    network, values = FullDevice(3, error).eval(), image(1, 8, 8, 8)
     settings = {"num_outputs": 2, "precision": "fp32", "mirror_axes": (0,)}
     reference = sliding_window_logits(network.inner, values, (4, 4, 4), **settings)
     logits = sliding_window_logits(network, values, (4, 4, 4), tile_batch=16, **settings)
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-5)
     assert network.seen == 27 * 2, "no tile was computed twice"
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
+
+
+def test_other_errors_of_a_device_are_raised():
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        sliding_window_logits(
+            FullDevice(0, RuntimeError("an illegal memory access")).eval(), image(1, 4, 4, 4), (4, 4, 4), num_outputs=2
+        )
 
 
 def test_a_patch_that_does_not_fit_is_told():
