@@ -128,6 +128,7 @@ def train(request: Mapping[str, Any]) -> dict[str, Any]:
         "unscored": scored.get("failed", {}),
         "means": scored.get("foreground_mean", {}),
         "precision": record["precision"],
+        "settings": {name: record["settings"][name]["value"] for name in ("optimizer", "learning_rate")},
         "versions": record["versions"],
     }
 

@@ -198,8 +198,9 @@ def _tasks_of(
     record = means.record
     tasks = []
     different, twins = distinct(entries, record["datasets"][field.name]["recipe"])
-    for twin in twins:
-        record["skipped"][f"{field.name}/{twin.key}"] = "at this length its own recipe is the common one"
+    for twin, kept in twins:
+        recipe = "the common one" if kept.recipe == "common" else "its own one"
+        record["skipped"][f"{field.name}/{twin.key}"] = f"at this length its {twin.recipe} recipe is {recipe}"
     for run in runs_of(field.name, different, field.folds, seed):
         asked.append(run.key)
         request, error = _request(question, field, run, means)

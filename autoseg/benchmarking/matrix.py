@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import plugins
-from autoseg.benchmarking.question import Question
+from autoseg.benchmarking.question import Question, Recipe
 from autoseg.benchmarking.recipes import PRECISION, own_settings, recipe_of
 from autoseg.errors import UserError
 
@@ -32,13 +32,14 @@ class Entry:
 
     architecture: Plugin
     trainer: Plugin
-    recipe: str  # "own" or "common"
+    recipe: Recipe
 
     @property
     def name(self) -> str:
         """Return what people call it: the network, and what else is unusual."""
         trainer = "" if self.trainer.name == USUAL_TRAINER else f" + {self.trainer.name}"
-        return f"{self.architecture.name}{trainer}{' (own recipe)' if self.recipe == 'own' else ''}"
+        recipe = "" if self.recipe == "common" else f" ({self.recipe} recipe)"
+        return f"{self.architecture.name}{trainer}{recipe}"
 
     @property
     def key(self) -> str:
@@ -74,7 +75,7 @@ def competitors(question: Question, root: Path) -> tuple[list[Entry], dict[str, 
     if unusable:
         raise UserError(next(iter(unusable.values())))
     named: dict[str, Plugin] = {}
-    if not question.trainers and question.recipes != "common":
+    if not question.trainers and question.kinds != ("common",):
         named = named_trainers(architectures, root)
     return entries_of(question, architectures, trainers, named), broken
 
@@ -133,7 +134,7 @@ def entries_of(
 ) -> list[Entry]:
     """Return the competitors; where nobody chose a recipe, own and common are the same and one entry.
 
-    `named`: trainers that networks name; in its own recipe such a network is trained by its own.
+    `named`: trainers that networks name; but in the common recipe such a network is trained by its own.
     """
     from autoseg.training import Trainer
 
@@ -146,10 +147,10 @@ def entries_of(
     entries = []
     for trainer in trainers:
         for architecture in architectures:
-            kinds, own = ["common"], named.get(architecture.kind.trainer, trainer)
-            if own.name != trainer.name or own_settings(architecture.kind, own.kind, Trainer):
-                kinds = ["own", "common"] if question.recipes == "both" else [question.recipes]
-            entries += [Entry(architecture, own if kind == "own" else trainer, kind) for kind in kinds]
+            kinds, own = list(question.kinds), named.get(architecture.kind.trainer, trainer)
+            if own.name == trainer.name and not own_settings(architecture.kind, own.kind, Trainer):
+                kinds = list(dict.fromkeys("common" if kind == "own" else kind for kind in kinds))
+            entries += [Entry(architecture, trainer if kind == "common" else own, kind) for kind in kinds]
     return entries
 
 
@@ -160,24 +161,33 @@ def content_of(entry: Entry, steps: int, shared: Mapping[str, Any]) -> dict[str,
     return recipe_of(entry.recipe, steps, shared, entry.architecture.kind, entry.trainer.kind, Trainer)
 
 
-def distinct(entries: Sequence[Entry], shared: Mapping[str, Any]) -> tuple[list[Entry], list[Entry]]:
-    """Return the entries that differ, and those whose own recipe comes out as the common one, which is there, too."""
-    common = {(entry.architecture.name, entry.trainer.name): entry for entry in entries if entry.recipe == "common"}
-    different, twins = [], []
-    for entry in entries:
-        twin = common.get((entry.architecture.name, entry.trainer.name), entry)
-        same = twin is not entry and _plain(entry, shared) == _plain(twin, shared)
-        (twins if same else different).append(entry)
-    return different, twins
+def distinct(entries: Sequence[Entry], shared: Mapping[str, Any]) -> tuple[list[Entry], list[tuple[Entry, Entry]]]:
+    """Return the entries that differ, and (twin, entry) of those whose recipe comes out as that of another entry.
+
+    Of twins the common recipe stays, then the own one.
+    """
+    twins: list[tuple[Entry, Entry]] = []
+    kept: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: ("common", "own", "published").index(entry.recipe)):
+        twin = next((other for other in kept if _same(entry, other, shared)), None)
+        if twin is None:
+            kept.append(entry)
+        else:
+            twins.append((entry, twin))
+    return [entry for entry in entries if entry in kept], twins
 
 
-def _plain(entry: Entry, shared: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the recipe in full where either names something, without what the network needs in any case."""
+def _same(one: Entry, other: Entry, shared: Mapping[str, Any]) -> bool:
+    """Return whether two entries train the same network in the same way."""
     from autoseg.training import Trainer
 
-    recipe = content_of(entry, 1000, shared)
-    names = {*recipe, *entry.architecture.kind.recipe} - {PRECISION}
-    return {name: recipe.get(name, getattr(entry.trainer.kind, name, getattr(Trainer, name, None))) for name in names}
+    if (one.architecture.name, one.trainer.name) != (other.architecture.name, other.trainer.name):
+        return False
+    recipes = [content_of(entry, 1000, shared) for entry in (one, other)]
+    names = {*recipes[0], *recipes[1], *one.architecture.kind.recipe} - {PRECISION}  # that is in no recipe's hands
+    usual = {name: getattr(one.trainer.kind, name, getattr(Trainer, name, None)) for name in names}
+    first, second = ({**usual, **recipe, PRECISION: None} for recipe in recipes)
+    return first == second
 
 
 def runs_of(dataset: str, entries: Sequence[Entry], folds: Sequence[str], seed: int) -> Iterator[Run]:

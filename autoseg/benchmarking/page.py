@@ -51,10 +51,11 @@ _HOW = (
 )
 
 _OWN = (
-    "What a method's own recipe sets otherwise than the common one, and its trainer: where no trainers were asked for, "
-    "the one that has the loss of the network's authors. The recipe is as published in runs of 20,000 steps and "
-    "more. In shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD "
-    "gives way to the common optimiser: published rates are meant for long runs."
+    "What a method's own or published recipe sets otherwise than the common one, and its trainer: where no trainers "
+    "were asked for, the one that has the loss of the network's authors. A published recipe is as published at any "
+    "length, and nnU-Net's where the authors name none. An own recipe is the published one in runs of 20,000 steps and more; "
+    "in shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD gives "
+    "way to the common optimiser: published rates are meant for long runs."
 )
 
 
@@ -197,8 +198,10 @@ def _setup_section(record: Record) -> str:
             )
         )
     parts.append(folded("Plans", plan_table(record)))
-    if any(entry["recipe"] == "own" for entry in record["entries"].values()):
-        parts.append(folded("Own recipes", recipe_table(record) + note(_OWN)))
+    kinds = {entry["recipe"] for entry in record["entries"].values()}
+    special = " and ".join(kind for kind in ("own", "published") if kind in kinds)
+    if special:
+        parts.append(folded(f"{special} recipes".capitalize(), recipe_table(record) + note(_OWN)))
     return html_section("how", "How it was compared", "".join(parts))
 
 

@@ -153,12 +153,17 @@ def recipe_table(record: Record) -> str:
     for dataset, data in record["datasets"].items():
         for key, entry in record["entries"].items():
             file = record.folder / RECIPES / dataset / f"{key}.toml"
-            if entry["recipe"] != "own" or not file.is_file():
+            if entry["recipe"] == "common" or not file.is_file():
                 continue
             own, common = tomllib.loads(file.read_text(encoding="utf-8")), data["recipe"]
-            names = [name for name in own if own[name] != common.get(name) and name != "warmup_steps"]
+            names = [name for name in own if own[name] != common.get(name) and not _follows_steps(name, own, common)]
             shown = ", ".join(f"{name}={own[name]}" for name in names) or "nothing"
             left = [name for name in common if name not in own]
             shown_left = label(", ".join(left))
             rows.append([label(dataset), label(entry["name"]), label(entry["trainer"]), label(shown), shown_left])
     return table(["data set", "method", "trainer", "sets", "leaves to the trainer"], rows, sortable=True)
+
+
+def _follows_steps(name: str, own: Mapping[str, Any], common: Mapping[str, Any]) -> bool:
+    """Return whether a difference is only that of the entry's steps: both have a warm-up, by their own number."""
+    return name == "warmup_steps" and bool(own[name]) and bool(common.get(name))

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from autoseg.benchmarking.budget import Budget
 from autoseg.errors import UserError
 
-Recipes = Literal["own", "common", "both"]
-RECIPES: tuple[Recipes, ...] = ("own", "common", "both")
+Recipe = Literal["own", "published", "common"]
+RECIPES: tuple[Recipe, ...] = ("own", "published", "common")
+BOTH = ("own", "common")  # what `both` stands for
 DATA_SIDE = ("augmentation", "mirror", "foreground_fraction", "batch_size", "accumulate")  # the same for every method
 
 
@@ -22,7 +23,7 @@ class Question:
     architectures: tuple[str, ...]
     budget: Budget
     trainers: tuple[str, ...] = ()  # none: supervised, and in own recipes the trainer that a network's authors need
-    recipes: Recipes = "both"
+    recipes: str | Sequence[str] = "both"  # one or more of RECIPES, or "both"
     folds: str = "0"
     seeds: int = 3
     configuration: str | None = None  # None: 3d_fullres, or 2d for 2D images
@@ -40,13 +41,23 @@ class Question:
             raise UserError(
                 "there is nothing to compare", mend="name networks: --architectures plain_unet primus, or all"
             )
-        if self.recipes not in RECIPES:
-            raise UserError(f"--recipes {self.recipes!r} is unknown", mend=f"use one of: {', '.join(RECIPES)}")
+        for recipe in self._recipes_named():
+            if recipe not in (*RECIPES, "both"):
+                raise UserError(f"--recipes {recipe!r} is unknown", mend=f"use some of: {', '.join(RECIPES)}, both")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is no number of runs", mend="use 1 or more; 3 show the noise")
         for name, option in (("steps", "--budget"),):
             if name in self.settings:
                 raise UserError(f"--set {name} is what the budget decides", mend=f"use {option}")
+
+    @property
+    def kinds(self) -> tuple[Recipe, ...]:
+        """Return the kinds of recipes asked for, each once."""
+        named = self._recipes_named()
+        return tuple(kind for kind in RECIPES if kind in named or ("both" in named and kind in BOTH))
+
+    def _recipes_named(self) -> tuple[str, ...]:
+        return (self.recipes,) if isinstance(self.recipes, str) else tuple(self.recipes)
 
     def fixed(self) -> dict[str, Any]:
         """Return what two calls must share to be one campaign, as values for JSON."""

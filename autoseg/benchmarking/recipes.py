@@ -1,8 +1,8 @@
-"""The two recipes of a method: its authors' own, and the one that all share.
+"""The recipes of a method: its authors' own, suited to the length of the run or as published, and the common one.
 
-What concerns the data (augmentation, mirroring, batch) is the same in both and for every method: it is decided once
-per data set, by the number of steps that the median method gets. A recipe says all of it, so that nothing depends on
-what a plan proposes; precision alone stays the network's, which may not run in another.
+What concerns the data (augmentation, mirroring, batch) is the same in all of them and for every method: it is decided
+once per data set, by the number of steps that the median method gets. A recipe says all of it, so that nothing depends
+on what a plan proposes; precision alone stays the network's, which may not run in another.
 """
 
 from __future__ import annotations
@@ -36,9 +36,10 @@ def recipe_of(
     """Return the settings of the recipe file of one entry.
 
     `shared` is the common recipe of the data set; the warm-up follows the steps of the entry. The `base` class's values
-    stand where only the network's authors say something. Their own is suited to the length of the run, as in `train`.
+    stand where only the network's authors say something. "own": theirs, suited to the length of the run, as in `train`;
+    "published": theirs as in a full run, nnU-Net's where they name nothing.
     """
-    from autoseg.training.recipe import suited
+    from autoseg.training.recipe import published, suited
 
     recipe = dict(shared)
     if shared.get("warmup_steps"):
@@ -46,7 +47,7 @@ def recipe_of(
     if kind == "common":
         theirs = [name for name in architecture.recipe if name not in (*recipe, *DATA_SIDE, PRECISION)]
         return recipe | {name: getattr(base, name) for name in theirs}
-    own = suited(architecture.recipe, shared)
+    own = published(architecture.recipe) if kind == "published" else suited(architecture.recipe, shared)
     recipe |= {name: value for name, value in own.items() if name not in DATA_SIDE}
     return {name: value for name, value in recipe.items() if name in DATA_SIDE or not redefined(name, trainer, base)}
 

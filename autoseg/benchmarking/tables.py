@@ -38,6 +38,7 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         "architecture": entry.get("architecture"),
         "trainer": entry.get("trainer"),
         "recipe": entry.get("recipe"),
+        **{name: run.get("settings", {}).get(name) for name in ("optimizer", "learning_rate")},
         "fold": run["fold"],
         "seed": run["seed"],
         "status": run.get("status", "failed"),

@@ -38,13 +38,15 @@ def benchmark(
         ),
     ] = None,
     recipes: Annotated[
-        str,
+        list[str] | None,
         typer.Option(
             "--recipes",
-            metavar="own|common|both",
-            help="Optimiser settings and trainer of each method's authors, or the same.",
+            metavar="own|published|common|both",
+            help="Optimiser and trainer: the authors' as suits short runs, as published, or the same for all; one or "
+            "more. Default: both (own common).",
+            show_default=False,
         ),
-    ] = "both",
+    ] = None,
     equal: Annotated[
         str, typer.Option("--equal", metavar="steps|time|flops", help="What every run gets equally much of.")
     ] = "steps",
@@ -131,7 +133,7 @@ def benchmark(
         datasets=tuple(datasets),
         architectures=tuple(architectures or ()),
         trainers=tuple(trainers or ()),
-        recipes=recipes,  # type: ignore[arg-type]
+        recipes=tuple(recipes or ("both",)),
         budget=Budget.parse(equal, budget),
         folds=folds,
         seeds=seeds,

@@ -10,6 +10,7 @@ to 0.95 on held-out cases, benchmarks/RESULTS.md); nnU-Net's SGD stays at 0.00 o
 
 An architecture's own recipe was published for long runs. In a run too short for nnU-Net's, its learning rate rises as
 the common one does, up to that: at the published 1e-4 a transformer learns next to nothing in some hundreds of steps.
+Who wants it as published all the same asks for that: `--set own_recipe=published`, `benchmark --recipes published`.
 """
 
 from __future__ import annotations
@@ -62,6 +63,14 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     rate = min(highest, own.get("learning_rate", highest) * highest / USUAL_RATE)
     raised: dict[str, Any] = {**own, "learning_rate": float(f"{rate:.3g}")}
     return {**raised, "own_rates": False} if "own_rates" in own else raised
+
+
+def published(own: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an architecture's own recipe as its authors have it, for a run of any length.
+
+    What they leave open about the optimiser is nnU-Net's, as in a full run: so is all of it where they name nothing.
+    """
+    return {**{name: value for name, value in FULL.items() if name in (*OF_OPTIMIZER, "warmup_steps")}, **own}
 
 
 def planned_for(seconds: float, planned: float | None) -> bool:

@@ -21,7 +21,7 @@ from autoseg.training.folds import parse_folds
 from autoseg.training.identity import check_same_run, identity, makes_room
 from autoseg.training.log import RUN_FILE, is_untrained, read_run
 from autoseg.training.probe import time_step
-from autoseg.training.recipe import length_of, planned_for, recipe_for, suited
+from autoseg.training.recipe import length_of, planned_for, published, recipe_for, suited
 from autoseg.training.run import RunOptions, carry_out, is_finished
 from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
@@ -219,6 +219,9 @@ class _Training:
         own = suited(network.recipe, {**plan, **(length or {})})
         sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": own}
         resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
+        if resolved["own_recipe"].value == "published":
+            sources["architecture"] = published(network.recipe)
+            resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
         steps, planned = resolved["steps"].value, self.configuration.training.steps
         if length is None and length_of(steps) < length_of(planned):
             # The plan is for a full run; what the user cut short needs the recipe of short runs.

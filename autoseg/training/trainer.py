@@ -42,6 +42,7 @@ class Trainer:
     learning_rate: PositiveFloat = 0.01
     momentum: Share = 0.99  # SGD only
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # AdamW only: decay of its mean of squared gradients
+    own_recipe: Literal["suited", "published"] = "suited"  # that of a network's authors, raised in short runs or not
     own_rates: bool = False  # parts of a network learn at the multiples of the learning rate that its authors chose
     weight_decay: NonNegativeFloat = 3e-5
     warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps, then follows its schedule

@@ -1,6 +1,7 @@
 """The play of a campaign's child processes: plans, costs and scores at once, without training."""
 
 import json
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -64,7 +65,9 @@ class Players:
             for case in range(20)
         }  # fmt: skip
         write_json(folder / "validation" / "summary.json", {"cases": cases})
+        recipe = tomllib.loads(Path(request["recipe"]).read_text(encoding="utf-8"))
         mean = float(np.mean([scores["dice"] for named in cases.values() for scores in named.values()]))
         return {"folder": str(folder), "steps": request["settings"]["steps"], "parameters": 1000, "train_seconds": 1.0,
                 "train_cpu_seconds": 0.9, "inference_seconds": 0.1, "inference_cpu_seconds": 0.1, "peak_bytes": 2**30,
-                "cases": 20, "unscored": {}, "means": {"dice": mean}, "precision": "fp32", "versions": {}}  # fmt: skip
+                "cases": 20, "unscored": {}, "means": {"dice": mean}, "precision": "fp32", "versions": {},
+                "settings": {name: recipe.get(name) for name in ("optimizer", "learning_rate")}}  # fmt: skip

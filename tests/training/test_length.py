@@ -7,7 +7,7 @@ from autoseg.plans import Plans, TrainingPlan
 from autoseg.storage import read_json
 from autoseg.training import starting, train
 from autoseg.training.probe import StepTime
-from autoseg.training.recipe import length_of, recipe_for, suited
+from autoseg.training.recipe import length_of, published, recipe_for, suited
 from autoseg.training.starting import _Training
 
 NAME = "Dataset004_Hippocampus"
@@ -64,6 +64,25 @@ def test_a_run_gets_the_rate_of_its_architecture_by_its_length(full_plan, monkey
     given = {} if steps is None else {"settings": {"steps": steps}}
     found = resolved(full_plan, monkeypatch, architecture="primus", **given)
     assert found["learning_rate"] == (pytest.approx(rate), "architecture")
+
+
+def test_a_published_recipe_is_that_of_a_full_run_at_any_length():
+    primus = {"optimizer": "adamw", "learning_rate": 3e-4, "warmup_share": 0.05, "own_rates": True}
+    assert published(primus) == {**primus, "weight_decay": 3e-5, "warmup_steps": 0}
+    sgd = {"optimizer": "sgd", "learning_rate": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+    assert published(sgd) == {**sgd, "warmup_steps": 0}
+    assert published({}) == {"optimizer": "sgd", "learning_rate": 0.01, "weight_decay": 3e-5, "warmup_steps": 0}
+
+
+@pytest.mark.parametrize(("architecture", "rate"), [("primus", 3e-4), ("hiformer", 0.01), (None, 0.01)])
+def test_a_short_run_takes_the_published_recipe_where_that_is_asked_for(full_plan, monkeypatch, architecture, rate):
+    asked = {"settings": {"steps": 400, "own_recipe": "published"}, "architecture": architecture}
+    found = resolved(full_plan, monkeypatch, **asked)
+    assert found["learning_rate"] == (rate, "architecture")
+    assert found["optimizer"] == ("adamw" if architecture == "primus" else "sgd", "architecture")
+    assert found["mirror"] == (False, "length of the run")  # the data's part is that of a short run all the same
+    asked["settings"] = {**asked["settings"], "learning_rate": 1e-3}
+    assert resolved(full_plan, monkeypatch, **asked)["learning_rate"] == (1e-3, "command line")
 
 
 def test_two_days_leave_the_plan_as_it_is_and_a_minute_does_not(full_plan, monkeypatch):
