@@ -1,7 +1,11 @@
 """A watch over compiled code that never lets go of the interpreter: no thread here can tell of it, a process can.
 
-The watch thread (`watching`) winds up a clock that needs no interpreter, again and again. If it runs down, all threads'
-places go through a pipe to a small process of its own, `hang_teller`, which tells the user. That is done on Linux only.
+The watch thread (`watching`) leaves a sign of life in shared memory, again and again. A small process of its own,
+`hang_teller`, looks for it; if none comes for long, it asks by a signal for the places of all threads, which come
+through a pipe, and tells the user. That is done on Linux only.
+
+The threads are asked only then: to list what threads that run are at, without the interpreter's lock, now and then ends
+the process without a word, as `faulthandler.dump_traceback_later` did here.
 """
 
 from __future__ import annotations
@@ -10,10 +14,10 @@ import atexit
 import faulthandler
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,46 +25,44 @@ from autoseg.deadlines import STEP_VARIABLE
 
 PAGE = 4096  # bytes of the memory that is shared: signs of life (8 bytes), then what the threads are at
 SIGN = 8
+PLACES_SIGNAL = getattr(signal, "SIGRTMIN", 0) + 5  # nobody else's: SIGUSR1 and 2 are those of clusters
 
 
 class InterpreterWatch:
-    """The clock, and the process that tells when it has run down; it does nothing where there can be none."""
+    """The signs of life, and the process that tells when none come; it does nothing where there can be none."""
 
     def __init__(self, seconds: float, look_seconds: float):
         """Allow a silence of some seconds, where a sign of life is given every `look_seconds`."""
         self._memory: mmap.mmap | None = None
-        self._seconds = seconds + look_seconds
         self._signs = 0
         if not hasattr(os, "memfd_create"):
             return
         with suppress(OSError):  # without memory, files or processes left, only this watch is missing
-            self._begin(look_seconds)
+            self._begin(seconds + look_seconds, look_seconds)
 
-    def _begin(self, look_seconds: float) -> None:
+    def _begin(self, seconds: float, look_seconds: float) -> None:
         shared = os.memfd_create("autoseg-watch")
         try:
             os.truncate(shared, PAGE)
             teller = str(Path(__file__).with_name("hang_teller.py"))
-            words = map(str, (shared, os.getpid(), 2 * look_seconds, tempfile.gettempdir(), STEP_VARIABLE))
+            words = (shared, os.getpid(), seconds, look_seconds, PLACES_SIGNAL, tempfile.gettempdir(), STEP_VARIABLE)
             self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", teller, *words], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL,
-                pass_fds=[shared], start_new_session=True, bufsize=0,
+                [sys.executable, "-I", "-S", teller, *map(str, words)],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[shared], start_new_session=True, bufsize=0,
             )  # fmt: skip
             self._pipe = self._process.stdin.fileno()
             os.set_blocking(self._pipe, False)  # a reader that stands still must not hold anybody up
+            faulthandler.register(PLACES_SIGNAL, file=self._pipe)
             self._memory = mmap.mmap(shared, PAGE)
         finally:
             os.close(shared)
         atexit.register(self.close, os.getpid())
 
     def wind(self) -> None:
-        """Give a sign of life, and have it told if the next one does not come."""
-        if (memory := self._memory) is None:
-            return
-        self._signs += 1
-        memory[:SIGN] = self._signs.to_bytes(SIGN, "little")
-        if self._seconds < threading.TIMEOUT_MAX:  # inf is no limit
-            faulthandler.dump_traceback_later(self._seconds, file=self._pipe)
+        """Give a sign of life; if the next one does not come, that is told."""
+        if (memory := self._memory) is not None:
+            self._signs += 1
+            memory[:SIGN] = self._signs.to_bytes(SIGN, "little")
 
     def note(self, works: list[tuple[int, str]]) -> None:
         """Leave word of what threads are at: pairs of a thread and its work."""
@@ -75,7 +77,7 @@ class InterpreterWatch:
         if self._memory is None or os.getpid() != process:  # a forked one has nothing to end
             return
         self._memory = None
-        faulthandler.cancel_dump_traceback_later()
+        faulthandler.unregister(PLACES_SIGNAL)
         self._process.stdin.close()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1)

@@ -1,5 +1,6 @@
 """A step of the network that does not end is told while it lasts: what, since when, and where in the program."""
 
+import os
 import threading
 
 import pytest
@@ -46,9 +47,12 @@ def messages(monkeypatch):
     told.clear()
     monkeypatch.setattr(watching, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(watching, "_watch", None)  # one that looks that often
+    monkeypatch.setattr(watching, "_interpreter", None)
     monkeypatch.setattr(watching, "_usual", {})  # other tests did such steps
     monkeypatch.setattr(watching.log, "warning", note)
-    return said
+    yield said
+    if watching._interpreter is not None:
+        watching._interpreter.close(os.getpid())  # its limits are not those of other tests
 
 
 def test_a_tile_that_does_not_end_is_told_with_its_case(tmp_path, messages, monkeypatch):
