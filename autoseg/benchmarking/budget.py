@@ -50,6 +50,11 @@ class Budget:
             )
         return max(1, int(self.amount / cost))
 
+    @property
+    def seconds(self) -> float | None:
+        """Return the seconds of training that end a run, None where steps do."""
+        return self.amount if self.equal == "time" else None
+
     def __str__(self) -> str:
         if self.equal == "steps":
             return f"{self.amount:.0f} steps"

@@ -108,6 +108,7 @@ def train(request: Mapping[str, Any]) -> dict[str, Any]:
         deterministic=request["deterministic"],
         workspace=_workspace(request),
         name=request["name"],
+        training_seconds=request["training_seconds"],
     )
     record = read_json(folder / "run.json")
     scored = read_json(folder / record["validation_summary"]) if record.get("validation_summary") else {"cases": {}}

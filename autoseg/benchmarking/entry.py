@@ -236,13 +236,15 @@ def _request(question: Question, field: Field, run: Run, means: Means) -> tuple[
     recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.toml")
     request = request_of(question, field, entry, plan, recipe, run.fold, means)
     request["settings"] |= {**WATCHING, "steps": steps}
+    seconds = None if means.deterministic else question.budget.seconds  # the same bits need the same number of steps
     request |= {
+        "training_seconds": seconds,
         "seed": run.seed,
         "name": f"{entry.key}-seed{run.seed}",
         "keep_weights": means.keep_weights,
         "deterministic": means.deterministic,
         "content": content_hash(plan["digest"], recipe.read_text(encoding="utf-8"), request["settings"], run.fold,
-                                run.seed, entry.key),
+                                run.seed, entry.key, *([] if seconds is None else [seconds])),
     }  # fmt: skip
     return request, None
 

@@ -53,9 +53,9 @@ _HOW = (
 _OWN = (
     "What a method's own or published recipe sets otherwise than the common one, and its trainer: where no trainers "
     "were asked for, the one that has the loss of the network's authors. A published recipe is as published at any "
-    "length, and nnU-Net's where the authors name none. An own recipe is the published one in runs of 20,000 steps and more; "
-    "in shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD gives "
-    "way to the common optimiser: published rates are meant for long runs."
+    "length, and nnU-Net's where the authors name none. An own recipe is the published one in runs of 20,000 steps and "
+    "more; in shorter ones the learning rate of AdamW is raised as much as the common one is, at most to that, and SGD "
+    "gives way to the common optimiser: published rates are meant for long runs."
 )
 
 
@@ -191,10 +191,12 @@ def _setup_section(record: Record) -> str:
     if question["equal"] == "time":
         parts.append(
             note(
-                "Equal time: steps of each method were timed once, in processor seconds of all threads over their "
-                "number (on a GPU: synchronised seconds), and turned into a number of steps; loading and augmentation "
-                "count. So runs can be repeated, and waiting for a processor does not count. But other programs on the "
-                "same machine make steps dearer, and not evenly: where that shows, it is said beside the verdict."
+                "Equal time: each run ended, fully annealed, when its training had taken that time, in processor "
+                "seconds of all threads over their number (on a GPU: seconds of the clock); loading and augmentation "
+                "count, waiting for a processor does not. Learning rates follow that time. The common recipe and "
+                "warm-ups follow the steps that fit into it, by some timed before. Other programs on the same machine "
+                "make steps dearer, so that fewer are made: compare on a quiet one. With --deterministic the steps "
+                "timed before decide, and times may differ: where that shows, it is said beside the verdict."
             )
         )
     parts.append(folded("Plans", plan_table(record)))

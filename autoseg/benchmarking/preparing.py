@@ -160,7 +160,7 @@ def measure_all(question: Question, field: Field, entries: Sequence[Entry], mean
     """Measure a step of every entry that is not measured yet, and fix the common recipe of the data set.
 
     The recipe follows from the steps that the median entry gets, so at equal time steps are measured with the recipe
-    that the plans expect, and once more should the measurement contradict it.
+    that the plans expect, and once more should the measurement contradict it. Runs of equal time then end by the clock.
     """
     from autoseg.training.recipe import length_of, recipe_for
 

@@ -80,7 +80,7 @@ def standing_rows(record: Record, verdict: Verdict) -> list[dict[str, Any]]:
                 "to the best": None if found is None else -found.difference,
                 "": "" if found is None else "worse" if found.decided else "not told apart",
                 "first": f"{standing.share_first:.2f}",
-                "steps": runs[0]["steps"],
+                "steps": mean_steps(runs),
                 "M weights": f"{runs[0]['parameters'] / 1e6:.2f}",
                 "s/step": costs.get("seconds"),
                 "train s": round(statistics.mean(run["train_seconds"] for run in runs)),
@@ -98,6 +98,11 @@ def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, An
         for run in record["runs"].values()
         if run.get("status") == "finished" and (run["dataset"], run["entry"]) == (dataset, entry)
     ]
+
+
+def mean_steps(runs: Sequence[Mapping[str, Any]]) -> int:
+    """Return the steps of a run, where runs of equal time made different numbers the rounded mean."""
+    return round(statistics.mean(run["steps"] for run in runs))
 
 
 def scores_of(record: Record, run: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -49,6 +49,16 @@ def configure(
     return configuration.model_copy(update={"architecture": reference, "network": network})
 
 
+def check_repeatable(*, deterministic: bool, seconds: float | None) -> None:
+    """Raise UserError where bits that do not change are asked for of a run that the clock ends."""
+    if deterministic and seconds is not None:
+        raise UserError(
+            "with a time budget the clock decides what is trained, so that no run is like another",
+            where="--deterministic",
+            mend="give the number of steps instead: --set steps=500",
+        )
+
+
 def checked_name(name: str) -> str:
     """Return the name under which runs are kept, if it can be that of a folder."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

@@ -29,6 +29,7 @@ class Progress:
 
     step: int = 0
     elapsed: float = 0.0
+    worked: float = 0.0  # the same in seconds of `training.clock.work_clock`
     ema_dice: float | None = None
     blind_validations: int = 0  # consecutive validations in which nothing but background was predicted
     finished: bool = False

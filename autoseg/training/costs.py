@@ -22,7 +22,7 @@ import torch
 
 from autoseg.errors import UserError
 from autoseg.training.checkpoint import Progress, unwrapped
-from autoseg.training.clock import Clock
+from autoseg.training.clock import Clock, work_clock
 from autoseg.training.context import RunContext
 from autoseg.training.log import RunLog
 from autoseg.training.loop import Fit, fit
@@ -217,7 +217,7 @@ def _timed(run: Fit, patience: float, threads: int) -> list[float]:
 
 def _clock(device: torch.device, threads: int) -> Callable[[], float]:
     if device.type == "cpu":
-        return lambda: time.process_time() / threads
+        return work_clock(device, threads)
 
     def synchronised() -> float:
         torch.cuda.synchronize(device) if device.type == "cuda" else torch.mps.synchronize()

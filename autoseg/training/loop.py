@@ -124,7 +124,7 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
         with torch.no_grad():
             trainer.after_step(progress)
         state.step += 1
-        state.elapsed = clock.elapsed
+        state.elapsed, state.worked = clock.elapsed, clock.worked
         if threads is not None:
             threads.after_step()
         ticker.tick(progress)

@@ -20,7 +20,7 @@ from autoseg.errors import Interrupted, UserError
 from autoseg.storage import remove_leftovers, write_text
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
-from autoseg.training.clock import Clock
+from autoseg.training.clock import Clock, work_clock
 from autoseg.training.context import RunContext
 from autoseg.training.identity import identity
 from autoseg.training.log import RunLog, is_trained, read_run, write_run
@@ -48,6 +48,7 @@ class RunOptions:
     trainer_name: str  # under which the run is kept
     trainer_reference: str  # what finds the trainer again in another process
     seconds: float | None = None  # for the whole run, validation included
+    training_seconds: float | None = None  # of training alone, by its `work_clock`
     deterministic: bool = False
     pretrained: Path | None = None
     threads: int = 1
@@ -153,9 +154,12 @@ def _train(
     if trainer.needs_labels and context.rank == 0:
         observer = Observer(trainer, fabric.device, cases=observed, step_size=planned.step_size)
     precision = _precision(trainer.settings, context)
+    clock = Clock(
+        trainer.steps, budget, state.progress.elapsed, options.training_seconds, state.progress.worked,
+        work_clock(fabric.device, torch.get_num_threads()),
+    )  # fmt: skip
     run = Fit(
-        trainer, fabric, dict(state.optimizers), state.progress, Clock(trainer.steps, budget, state.progress.elapsed),
-        log, observer, stop, options.threads, precision,
+        trainer, fabric, dict(state.optimizers), state.progress, clock, log, observer, stop, options.threads, precision,
         adapts_threads=fabric.device.type == "cpu" and not options.deterministic,
     )  # fmt: skip
     before = time.process_time()

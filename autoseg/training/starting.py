@@ -14,7 +14,7 @@ from autoseg.devices import choose_device
 from autoseg.errors import UserError
 from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
-from autoseg.training.asked import checked_name, choose_labelled, configure, read_plans
+from autoseg.training.asked import check_repeatable, checked_name, choose_labelled, configure, read_plans
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.folds import parse_folds
@@ -57,6 +57,7 @@ def train(
     workspace: str | Path | Workspace | None = None,
     name: str | None = None,
     started: float | None = None,
+    training_seconds: float | None = None,
 ) -> list[Path]:
     """Train folds of a configuration; returns the run folders.
 
@@ -65,7 +66,8 @@ def train(
     by seed; the others count as unlabelled. Finished runs are left as they are and stopped ones go on, unless
     `restart`; a run of other settings, seed or data in the same place is a UserError. `name` keeps the runs under that
     name instead of the trainer's, so that several can stand side by side. With `deterministic` the same seed gives the
-    same bits; it excludes a time budget.
+    same bits; it excludes a time budget. `training_seconds` end each run instead of its steps, by the clock of training
+    alone (`training.clock`); set-up and validation come on top, and the recipe is that of the steps all the same.
     `started`: the `time.monotonic()` from which the budget counts, if not from this call.
     `device` may name several, "cuda:0,cuda:1": then the folds are spread over them, one process each. Raises UserError
     for wrong use, Interrupted after Ctrl-C or SIGTERM.
@@ -107,7 +109,7 @@ class _Training:
         architecture: str | None, pretrained: Path | None, settings: Mapping[str, Any] | None, recipe: Path | None,
         labelled: int | None, time_budget: float | None, device: str, processes: int, seed: int, deterministic: bool,
         restart: bool, workers: int | None, workspace: str | Path | Workspace | None, name: str | None,
-        started: float | None = None,
+        started: float | None = None, training_seconds: float | None = None,
     ):  # fmt: skip
         self.arguments = {key: value for key, value in locals().items() if key != "self"}
         self.started = time.monotonic() if started is None else started
@@ -124,13 +126,9 @@ class _Training:
         self.device = self.devices[0]
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
         self.name = None if name is None else checked_name(name)
-        if deterministic and time_budget is not None:
-            raise UserError(
-                "with a time budget the clock decides what is trained, so that no run is like another",
-                where="--deterministic",
-                mend="give the number of steps instead: --set steps=500",
-            )
+        check_repeatable(deterministic=deterministic, seconds=training_seconds if time_budget is None else time_budget)
         self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained
+        self.training_seconds = training_seconds
         self.threads = max(1, min(workers if workers is not None else available_cores(), 16))
 
     def run(self, *, needs_labels: bool) -> list[Path]:
@@ -295,6 +293,7 @@ class _Training:
             trainer_name=self.experiment_trainer,
             trainer_reference=self.found.reference,
             seconds=seconds,
+            training_seconds=self.training_seconds,
             deterministic=self.deterministic,
             pretrained=self.pretrained,
             threads=self.threads,
