@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 
 class AutosegError(Exception):
@@ -40,15 +42,17 @@ class CaseError(AutosegError):
 
 
 class CasesFailed(AutosegError):
-    """Some cases failed, the others are complete (exit code 1)."""
+    """Some cases failed, the others are complete (exit code 1); with `all_failed` there are no others (2)."""
 
-    def __init__(self, failures: Sequence[CaseError]):
+    def __init__(self, failures: Sequence[CaseError], *, all_failed: bool = False):
         self.failures = tuple(failures)
-        lines = [f"{len(self.failures)} case(s) failed; the others are complete:"]
+        self.all_failed = all_failed
+        others = "there is no other case" if all_failed else "the others are complete"
+        lines = [f"{len(self.failures)} case(s) failed; {others}:"]
         super().__init__("\n".join(lines + [f"  {failure}" for failure in self.failures]))
 
-    def __reduce__(self) -> tuple[type[CasesFailed], tuple[tuple[CaseError, ...]]]:
-        return type(self), (self.failures,)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), all_failed=self.all_failed), (self.failures,)
 
 
 class Interrupted(AutosegError):

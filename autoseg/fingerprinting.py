@@ -140,7 +140,7 @@ def _measured(
         found = found.model_copy(update={"failed": tuple(sorted(failure.case for failure in failures))})
         found.write(path)
     if failures:
-        raise CasesFailed(failures)
+        raise CasesFailed(failures, all_failed=not facts)
     return found
 
 

@@ -21,6 +21,9 @@ def test_errors_survive_pickling():
         assert type(again) is type(error)
         assert str(again) == str(error)
     assert pickle.loads(pickle.dumps(several)).failures[1].case == "liver_4"
+    none_left = pickle.loads(pickle.dumps(CasesFailed([case], all_failed=True)))
+    assert str(none_left).startswith("1 case(s) failed; there is no other case:")
+    assert none_left.all_failed
     assert pickle.loads(pickle.dumps(user)).mend == "mend"
 
 

@@ -113,7 +113,7 @@ def explain(error: BaseException) -> tuple[str, int]:
             INTERRUPTED,
         )
     if isinstance(error, (CasesFailed, CaseError)):
-        return f"error: {error}", SOME_FAILED
+        return f"error: {error}", WRONG_USE if isinstance(error, CasesFailed) and error.all_failed else SOME_FAILED
     if isinstance(error, AutosegError):
         return f"error: {error}", WRONG_USE
     if isinstance(error, OSError) and (error.filename is not None or error.errno in WRITE_MENDS):

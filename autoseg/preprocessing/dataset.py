@@ -112,7 +112,7 @@ def _fill(
         if not store.sealed or set(store.cases) - wanted:
             store.seal(wanted)
     if failures:
-        raise CasesFailed(failures)
+        raise CasesFailed(failures, all_failed=len(failures) == len(cases))
     cache.remove()
     before = f", {len(cases) - len(tasks)} were complete already" if len(tasks) < len(cases) else ""
     log.info("preprocessed %d case(s)%s", len(tasks), before)

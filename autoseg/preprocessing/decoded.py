@@ -17,7 +17,7 @@ from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.plans import Frozen, parse
 from autoseg.preprocessing.crop import Cropped, crop
-from autoseg.raw import Case, read_image, read_label
+from autoseg.raw import Case, label_grid_error, read_image, read_label
 from autoseg.storage import content_hash, file_hash, file_stamp, read_json, write_bytes, write_json
 from autoseg.store.arrays import compress, damaged, native, read_array, smallest_label
 from autoseg.store.layout import stem
@@ -30,26 +30,22 @@ def raw_hash(case: Case, labels: Labels, channels: int) -> str:
     """Return the identity of a raw case: names, sizes and times of its files, and how they are understood."""
     paths = [path for path in (*case.images, case.label) if path is not None]
     stamps = [_stamps(path) for path in paths]
-    return content_hash("decoded", 1, case.id, case.label is not None, stamps, labels, channels)
+    return content_hash("decoded", 2, case.id, case.label is not None, stamps, labels, channels)
 
 
 def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
     """Read a case and crop it to its non-zero region.
 
-    Raises: UserError for a label map of another shape, and for voxels that are not finite, which would spoil the
-    statistics of all cases.
+    Raises: UserError for a label map on another grid, whose labels would stand at the wrong places, and for voxels that
+    are not finite, which would spoil the statistics of all cases.
     """
     image = read_image(case.images, channels=channels)
     _check_finite(image.data, case.images)
     label = None
     if case.label is not None:
-        raw, _ = read_label(case.label)
-        if raw.shape != image.data.shape[1:]:
-            raise UserError(
-                f"the label map has shape {raw.shape}, the image {image.data.shape[1:]}",
-                where=case.label,
-                mend="give a label map on the grid of the image",
-            )
+        raw, grid = read_label(case.label)
+        if (error := label_grid_error(image.geometry, grid, case.label)) is not None:
+            raise error
         label = labels.to_internal(raw, where=str(case.label))
     return crop(image.data, label, image.geometry.spacing)
 

@@ -2,7 +2,7 @@
 
 from autoseg.raw.check import check
 from autoseg.raw.dataset import Case, Dataset
-from autoseg.raw.geometry import Comparison, Geometry, Image, compare, resample_label
+from autoseg.raw.geometry import Comparison, Geometry, Image, compare, label_grid_error, resample_label
 from autoseg.raw.images import (
     probability_ending,
     read_geometry,
@@ -27,6 +27,7 @@ __all__ = [
     "check",
     "compare",
     "describe_images",
+    "label_grid_error",
     "list_prediction_cases",
     "make_splits",
     "open_dataset",

@@ -13,16 +13,11 @@ import numpy as np
 from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.raw.dataset import Case
-from autoseg.raw.geometry import Geometry, compare
+from autoseg.raw.geometry import Geometry, compare, label_grid_error
 from autoseg.raw.images import channel_error, read_header, read_image, read_label
 from autoseg.raw.nifti import Header
 from autoseg.raw.problems import Problem
 from autoseg.raw.regrid import regrid_label
-
-REGRID = (
-    "if the label map's own geometry is right, check with --fix-geometry, which resamples it onto the image's grid; "
-    "otherwise write it with the geometry of the image"
-)
 
 
 @dataclass
@@ -89,25 +84,14 @@ def _same_grid(state: CaseState, first: Path, other: Path) -> None:
 
 def _label_grid(state: CaseState, image: Path, label: Path) -> None:
     one, two = state.headers[image].geometry, state.headers[label].geometry
-    comparison = compare(one, two)
-    if one.size == two.size and comparison.verdict == "equal":
+    error = label_grid_error(one, two, label)
+    if error is None:
         return
-    if one.size != two.size:
-        what = f"the label map has shape {two.size}, the image {one.size} (z, y, x)"
-        value = str(two.size)
-    else:
-        what = (
-            f"the label map has another geometry (affine) than the image, corners are up to {comparison.distance:.2f} "
-            f"mm apart: {two.describe()}; the image has {one.describe()}"
-        )
-        value = two.describe()
-    state.resolvable = comparison.verdict == "resolvable"
+    state.resolvable = compare(one, two).verdict == "resolvable"
     if state.resolvable and state.fix_within:
         return  # mended before the voxels are read
-    mend = REGRID if state.resolvable else "give the label map that belongs to this image"
-    if not state.resolvable and one.physical and two.physical:
-        what += "; they have no place in common"
-    state.complain(what, label, field="shape" if one.size != two.size else "geometry", value=value, mend=mend)
+    field, value = ("shape", str(two.size)) if one.size != two.size else ("geometry", two.describe())
+    state.problems.append(Problem.of_error(error, case=state.case.id, field=field, value=value))
 
 
 def check_voxels(state: CaseState) -> CaseState:

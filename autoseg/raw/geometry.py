@@ -18,6 +18,10 @@ IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 FLAT_SPACING = 999.0  # slice spacing of a 2D image, in units of its larger pixel spacing: nnU-Net's convention
 FLATTEST = 0.01  # volume spanned by the axes of a grid; a gantry tilted by 30 degrees gives 0.87
 TOLERANCE = 0.05  # grids agree if no corner is off by more than this share of the smallest voxel edge
+REGRID = (
+    "if the label map's own geometry is right, run `autoseg check` with --fix-geometry, which resamples it onto the "
+    "image's grid; otherwise write it with the geometry of the image"
+)
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,24 @@ def compare(image: Geometry, other: Geometry) -> Comparison:
     else:
         distance = float("nan")
     return Comparison("resolvable" if _overlap(image, other) else "irreconcilable", distance)
+
+
+def label_grid_error(image: Geometry, label: Geometry, path: Path) -> UserError | None:
+    """Return what is wrong with the grid of the label map `path`, and the mend; None if it is that of its image."""
+    comparison = compare(image, label)
+    if image.size == label.size and comparison.verdict == "equal":
+        return None
+    if image.size != label.size:
+        what = f"the label map has shape {label.size}, the image {image.size} (z, y, x)"
+    else:
+        what = (
+            f"the label map has another geometry (affine) than the image, corners are up to {comparison.distance:.2f} "
+            f"mm apart: {label.describe()}; the image has {image.describe()}"
+        )
+    resolvable = comparison.verdict == "resolvable"
+    if not resolvable and image.physical and label.physical:
+        what += "; they have no place in common"
+    return UserError(what, where=path, mend=REGRID if resolvable else "give the label map that belongs to this image")
 
 
 def _overlap(image: Geometry, other: Geometry) -> bool:

@@ -69,7 +69,35 @@ def plugin(text: str):
     return make
 
 
+def planning(prepare: Callable[[Data], Any]):
+    """Return what prepares `autoseg plan-and-preprocess` for data that `prepare` spoils."""
+
+    def make(data: Data) -> list[str]:
+        prepare(data)
+        return ["plan-and-preprocess", str(data.folder), "--workers", "1"]
+
+    return make
+
+
+def only_one_case(data: Data) -> list[str]:
+    data.image.unlink()
+    data.label.unlink()
+    return train()(data)
+
+
+def only_background(data: Data) -> None:
+    for path in data.folder.glob("labelsTr/*"):
+        data.voxels(path, np.zeros_like)
+
+
+def every_label_map_elsewhere(data: Data) -> None:
+    for path in data.folder.glob("labelsTr/*"):
+        data.affine(path, lambda affine: affine + np.outer([7, 0, 0, 0], [0, 0, 0, 1]))  # 7 mm
+
+
 SETTINGS = {
+    "one case where folds are meant": (only_one_case, "has one case, or one group of cases, and no folds"),
+    "fewer cases than folds": (train(fold="4"), "fold 4: this data set has 2 fold(s), 0 to 1"),
     "plans that are no JSON": (train(plans="{"), "not valid JSON"),
     "plans of another format": (train(plans=change("format", to=7)), "field format"),
     "plans with an unknown field": (train(plans=change("learning_rat", to=7)), "field learning_rat"),
@@ -123,6 +151,15 @@ SETTINGS = {
     "splits with an unknown case": (splits([{"train": ["good"], "val": ["who"]}]), "who"),
     "splits that train on what they validate": (splits([{"train": ["good"], "val": ["good"]}]), "trains and validates"),
     "a time budget that is no time": (train("--time-budget", "soon"), "'soon' is not a time span"),
+}
+
+
+UNPLANNED = {
+    "no foreground in any label map": (planning(only_background), "no label map has any foreground"),
+    "every label map in another place": (
+        planning(every_label_map_elsewhere),
+        "2 case(s) failed; there is no other case",
+    ),
 }
 
 

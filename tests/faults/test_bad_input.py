@@ -6,6 +6,7 @@
 import json
 import os
 import re
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,6 +55,7 @@ CHECKED = [
 ]
 COMMANDS = [
     *kinds("Plans, settings and splits", bad_settings.SETTINGS, 2),
+    *kinds("Data sets that cannot be planned", bad_settings.UNPLANNED, 2),
     *kinds("Models and folders of images", bad_settings.MODELS, 2),
     *kinds("Images to be segmented", bad_settings.CASES, 1),
 ]
@@ -132,34 +134,63 @@ def test_commands_tell(kind, place, capfd, outcomes):
     made = {path.relative_to(place).as_posix() for path in place.rglob("*") if path.is_file()} - {
         path.relative_to(place).as_posix() for path in before
     }
-    if kind.code == 1:
+    if kind.make in [make for make, _ in bad_settings.UNPLANNED.values()]:  # what was read is kept; no plans are made
+        assert all(name.startswith("w/preprocessed/data/decoded/") for name in made)
+    elif kind.code == 1:
         assert made == {"out/good.nii.gz", "out/autoseg_predictions.json"}
     else:
         assert not made
 
 
-SHARED = {  # how the check of every faulty data set beside the repository ends
-    "empty_label": 0,
-    "fractional_label": 2,
-    "mismatched_affine": 2,
-    "missing_label": 2,
-    "mixed_png": 2,
-    "nan_voxels": 2,
-    "truncated_gzip": 2,
-    "undeclared_label": 2,
-    "wrong_shape": 2,
+@dataclass(frozen=True)
+class Faulty:
+    """A faulty data set beside the repository: exit codes of the check and of preprocessing, file and fault."""
+
+    check: int
+    preprocessing: int
+    file: str
+    says: str
+
+
+FAULTY = {
+    "empty_label": Faulty(0, 0, "labelsTr/hippocampus_177.nii.gz", "the label map is empty"),
+    "fractional_label": Faulty(2, 1, "labelsTr/hippocampus_143.nii.gz", "not integers, such as 1.5"),
+    "mismatched_affine": Faulty(2, 1, "labelsTr/hippocampus_319.nii.gz", "another geometry (affine) than the image"),
+    "missing_label": Faulty(2, 2, "imagesTr/hippocampus_141_0000.nii.gz", "the training image has no label map"),
+    "mixed_png": Faulty(2, 1, "imagesTr/sem_8rgba_0000.png", "3 channel(s) in all, where 1 channel(s) are declared"),
+    "nan_voxels": Faulty(2, 1, "imagesTr/hippocampus_166_0000.nii.gz", "4"),  # 48 are NaN, 49 are not finite
+    "truncated_gzip": Faulty(2, 1, "imagesTr/hippocampus_171_0000.nii.gz", "the gzip stream is truncated"),
+    "undeclared_label": Faulty(2, 1, "labelsTr/hippocampus_252.nii.gz", "declared are [0, 1, 2]"),
+    "wrong_shape": Faulty(2, 1, "labelsTr/hippocampus_149.nii.gz", "the label map has shape (29, 49, 33)"),
 }
+FAULTY_GROUP = "Faulty data sets of real cases"
 
 
-def test_faulty_data_sets_beside_the_repository(shared, place, capfd):
-    folder = shared / "data" / "bad_input"
-    assert {path.name for path in folder.iterdir() if path.is_dir()} == set(SHARED)
-    for name, expected in SHARED.items():
-        code = run(["check", str(folder / name), "--json"])
-        problems = json.loads(capfd.readouterr().out)["problems"]
-        assert (name, code) == (name, expected)
-        assert problems
-        assert all(problem["file"] and problem["mend"] for problem in problems)
+@pytest.mark.parametrize("name", FAULTY)
+def test_faulty_data_sets_beside_the_repository(name, shared, place, capfd, outcomes):
+    source, kind = shared / "data" / "bad_input", FAULTY[name]
+    assert {path.name for path in source.iterdir() if path.is_dir()} == set(FAULTY)
+    shutil.copytree(source / name, name)
+    assert run(["check", name, "--json"]) == kind.check
+    problems = json.loads(capfd.readouterr().out)["problems"]
+    assert [problem for problem in problems if f"{name}/{kind.file}" in problem["file"] and problem["mend"]]
+    checked = cleaned("\n".join(map(show, problems)), place)
+    assert kind.says in checked
+    preprocess = ["plan-and-preprocess", name, "--planner", "nnunet", "-c", "2d", "--workers", "1"]
+    assert run(preprocess) == kind.preprocessing
+    err = cleaned(capfd.readouterr().err, place)
+    told = err[err.index("error: ") :] if "error: " in err else ""
+    stored = list(Path("w").rglob("cases/*.image.b2nd"))
+    cases = len(list(Path(name).glob("imagesTr/*")))
+    assert len(stored) == {0: cases, 1: cases - 1, 2: 0}[kind.preprocessing]
+    if kind.preprocessing:
+        assert f"{name}/{kind.file}: " in told
+        assert kind.says in told
+        assert "To mend it: " in told
+    outcomes[FAULTY_GROUP, name] = [
+        Outcome(f"autoseg check {name}", kind.check, checked),
+        Outcome(f"autoseg {' '.join(preprocess)}", kind.preprocessing, told),
+    ]
 
 
 def test_there_are_many_kinds():
@@ -168,18 +199,30 @@ def test_there_are_many_kinds():
 
 
 def test_the_page_of_messages_is_up_to_date(outcomes, repository):
-    if len(outcomes) < len(CHECKED + COMMANDS):
+    if any((kind.group, kind.name) not in outcomes for kind in CHECKED + COMMANDS):
         pytest.skip("only a part of the kinds ran")
     lines, group = [HEAD], None
     for kind in CHECKED + COMMANDS:
-        outcome = outcomes[kind.group, kind.name]
         if kind.group != group:
             group = kind.group
             lines.append(f"## {group}\n")
-        said = outcome.message or "(nothing: it is taken as it is)"
-        lines.append(f"### {kind.name}\n\n`{outcome.command}`, exit code {outcome.code}\n\n```text\n{said}\n```\n")
+        lines += [f"### {kind.name}\n", shown(outcomes[kind.group, kind.name])]
     page = "\n".join(lines)
+    heading = f"\n## {FAULTY_GROUP}\n"
     file = repository / "docs" / PAGE
+    written = file.read_text(encoding="utf-8")
+    faulty = written.partition(heading)[2]
+    if all((FAULTY_GROUP, name) in outcomes for name in FAULTY):  # which need the data beside the repository
+        entries = [f"### {name}\n\n" + "\n".join(map(shown, outcomes[FAULTY_GROUP, name])) for name in FAULTY]
+        faulty = "\n" + "\n".join(entries)
+    page += heading + faulty
     if os.environ.get("AUTOSEG_WRITE_MESSAGES"):
         file.write_text(page, encoding="utf-8")
-    assert file.read_text(encoding="utf-8") == page, "call this file with AUTOSEG_WRITE_MESSAGES=1"
+        written = page
+    assert written == page, "call this file with AUTOSEG_WRITE_MESSAGES=1"
+
+
+def shown(outcome: Outcome) -> str:
+    """Return what the page says of one command."""
+    said = outcome.message or "(nothing: it is taken as it is)"
+    return f"`{outcome.command}`, exit code {outcome.code}\n\n```text\n{said}\n```\n"

@@ -5,6 +5,7 @@ import os
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 
@@ -199,6 +200,19 @@ def test_a_label_map_of_another_shape_is_told(raw, workspace, plans):
     with pytest.raises(CasesFailed, match="the label map has shape") as failure:
         preprocess(open_dataset(raw), plans, workspace, ["full"], workers=1)
     assert str(second) in str(failure.value)
+
+
+def test_a_label_map_in_another_place_is_told_and_not_learned_from(raw, workspace, plans):
+    label = sorted((raw / "labelsTr").iterdir())[1]
+    image = nibabel.load(label)
+    moved = image.affine + np.outer([0, 0, 2, 0], [0, 0, 0, 1])  # 2 mm
+    nibabel.save(nibabel.Nifti1Image(np.asarray(image.dataobj), moved), label)
+    with pytest.raises(CasesFailed, match=r"another geometry \(affine\) .* up to 2\.00 mm apart") as failure:
+        fingerprint(open_dataset(raw), workspace, workers=1)
+    assert [one.case for one in failure.value.failures] == [label.name.removesuffix(".nii.gz")]
+    with pytest.raises(CasesFailed, match="another geometry"):
+        preprocess(open_dataset(raw), plans, workspace, ["full"], workers=1)
+    assert label.name.removesuffix(".nii.gz") not in CaseStore(workspace.store_folder(NAME, "plans_full")).cases
 
 
 def test_too_small_a_disk_is_told_before_the_start(raw, workspace, plans, monkeypatch):

@@ -21,9 +21,16 @@ def test_folds_as_a_user_writes_them(text, folds):
     assert parse_folds(text, 5) == folds
 
 
+def test_folds_beyond_those_there_are_are_told(caplog):
+    parse_folds("0-1", 2)
+    assert not caplog.records
+    parse_folds("1,4,3", 2)
+    assert "fold 3, 4: this data set has 2 fold(s), 0 to 1" in caplog.text
+
+
 def test_cv_of_a_single_case_is_all_and_it_has_no_other_fold():
     assert parse_folds("cv", 0) == ["all"]
-    with pytest.raises(UserError, match="one case and no folds"):
+    with pytest.raises(UserError, match="fold 0: this data set has one case, or one group of cases, and no folds"):
         parse_folds("0", 0)
 
 
