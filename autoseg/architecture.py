@@ -33,8 +33,14 @@ class Architecture(nn.Module):
     @classmethod
     def read_options(cls, spec: NetworkSpec) -> dict[str, Any]:
         """Return all options, defaults included; raises UserError for one that is unknown or has no such value."""
+        cls.check_options(spec.options)
+        return {**cls.defaults, **spec.options}
+
+    @classmethod
+    def check_options(cls, options: Mapping[str, Any]) -> None:
+        """Raise UserError for an option that is unknown or has no such value, as far as a short list tells."""
         known = ", ".join(cls.defaults) or "none"
-        for name, value in spec.options.items():
+        for name, value in options.items():
             if name not in cls.defaults:
                 raise UserError(
                     f"{cls.__name__} has no option {name!r}", where="network.options", mend=f"its options: {known}"
@@ -44,7 +50,6 @@ class Architecture(nn.Module):
                 raise UserError(
                     f"{cls.__name__} cannot take {name}={value!r}", where="network.options", mend=f"one of: {allowed}"
                 )
-        return {**cls.defaults, **spec.options}
 
     @classmethod
     def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:

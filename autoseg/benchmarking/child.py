@@ -35,6 +35,7 @@ def plan(request: Mapping[str, Any]) -> dict[str, Any]:
         place,
         planner=request["planner"],
         architecture=request["architecture"],
+        network_options=request["network_options"],
         gpu_memory=request["gpu_memory"],
         time_budget=request["time_budget"],
         configurations=[name],

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from autoseg import plugins
+from autoseg.benchmarking.options import options_of_each
 from autoseg.benchmarking.question import Question, Recipe
 from autoseg.benchmarking.recipes import PRECISION, own_settings, recipe_of
 from autoseg.errors import UserError
@@ -19,11 +20,12 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Plugin:
-    """A network or trainer: its name, what finds it in another process, and its class."""
+    """A network or trainer: its name, what finds it in another process, its class, and a network's options."""
 
     name: str
     reference: str
     kind: Any
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def competitors(question: Question, root: Path) -> tuple[list[Entry], dict[str, 
     A network is trained by the trainer that it names in its own recipe only, and only where the question names none.
     """
     architectures, broken = find_all("architecture", question.architectures, root)
+    options = options_of_each(question.network_options, {one.name: one.kind for one in architectures}, broken)
+    architectures = [replace(one, options=options[one.name]) for one in architectures]
     trainers, unusable = find_all("trainer", question.trainers or (USUAL_TRAINER,), root)
     if unusable:
         raise UserError(next(iter(unusable.values())))

@@ -137,6 +137,7 @@ def plan_table(record: Record) -> str:
         "patch": lambda plan: " x ".join(map(str, plan["patch_size"])),
         "batch": lambda plan: str(plan["batch_size"]),
         "spacing": lambda plan: " x ".join(f"{edge:.3g}" for edge in plan["spacing"]),
+        "options asked for": lambda plan: ", ".join(f"{k}={v}" for k, v in plan.get("network_options", {}).items()),
         "plans": lambda plan: plan["plans_name"],
     }
     rows = []

@@ -86,8 +86,9 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
     tasks = []
     for architecture in architectures:
         key = f"{name}/{architecture.name}"
-        kept = record["plans"].get(key)
+        kept, options = record["plans"].get(key), dict(architecture.options)
         if kept is not None and "error" not in kept and _unchanged(kept, field, means.workspace):
+            _check_options(key, kept, options, record)
             continue
         if question.plans is not None:
             plans = Plans.read(means.workspace.plans_file(name, question.plans))
@@ -102,6 +103,7 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
             "workspace": means.workspace_request(),
             "planner": question.planner,
             "architecture": architecture.reference,
+            "network_options": options,
             "gpu_memory": question.gpu_memory,
             "time_budget": None if seconds is None else seconds * _folds_of(field),
             "plans_name": f"{record.content['name']}-{architecture.name}",
@@ -117,7 +119,8 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
                 "planned %s: patches of %s, batches of %d (%.0f s)", task.key,
                 " x ".join(map(str, outcome.answer["patch_size"])), outcome.answer["batch_size"], outcome.seconds,
             )  # fmt: skip
-        record.put("plans", task.key, outcome.answer or {"error": outcome.error})
+        options = task.request["network_options"]
+        record.put("plans", task.key, {**(outcome.answer or {"error": outcome.error}), "network_options": options})
 
     means.carry_out(tasks, done)
     _preprocess(field, means)
@@ -136,6 +139,16 @@ def _unchanged(kept: dict[str, Any], field: Field, workspace: Workspace) -> bool
             mend="put it back, or begin another campaign with --name",
         )  # fmt: skip
     return True
+
+
+def _check_options(key: str, kept: dict[str, Any], options: dict[str, Any], record: Record) -> None:
+    """Raise UserError where a network was planned with other options before: its runs could not be compared."""
+    before = kept.get("network_options", {})
+    if before != options:
+        raise UserError(
+            f"{key} has the options {before or 'of its defaults'} in this campaign, not {options or 'those'}",
+            where=record.folder, mend="choose another --name or --output for other options",
+        )  # fmt: skip
 
 
 def _folds_of(field: Field) -> int:

@@ -33,6 +33,7 @@ class Question:
     plan_for: float | None = None  # seconds of training to plan for; None: the budget, where that is a time
     settings: Mapping[str, Any] = field(default_factory=dict)  # of the trainer, for all runs alike
     device: str = "auto"
+    network_options: Mapping[str, Any] = field(default_factory=dict)  # NETWORK.NAME, or NAME: of all that have it
 
     def __post_init__(self) -> None:
         if not self.datasets:
@@ -46,9 +47,13 @@ class Question:
                 raise UserError(f"--recipes {recipe!r} is unknown", mend=f"use some of: {', '.join(RECIPES)}, both")
         if self.seeds < 1:
             raise UserError(f"--seeds {self.seeds} is no number of runs", mend="use 1 or more; 3 show the noise")
-        for name, option in (("steps", "--budget"),):
-            if name in self.settings:
-                raise UserError(f"--set {name} is what the budget decides", mend=f"use {option}")
+        if "steps" in self.settings:
+            raise UserError("--set steps is what the budget decides", mend="use --budget")
+        if self.network_options and self.plans is not None:
+            raise UserError(
+                "options of networks are part of a plan, and --plans names one that is there", where="--network-option",
+                mend="leave --plans out, or make plans with them: autoseg plan-and-preprocess --network-option",
+            )  # fmt: skip
 
     @property
     def kinds(self) -> tuple[Recipe, ...]:

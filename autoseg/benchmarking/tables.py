@@ -55,6 +55,7 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         "inference_cpu_seconds_per_case": run.get("inference_cpu_seconds"),
         "peak_gib_of_training": _gib(costs.get("peak_bytes")),
         "peak_gib_of_run": _gib(run.get("peak_bytes")),
+        "network_options": " ".join(f"{name}={value}" for name, value in plan.get("network_options", {}).items()),
         "patch": " ".join(map(str, plan.get("patch_size", []))),
         "batch": plan.get("batch_size"),
         "precision": run.get("precision"),

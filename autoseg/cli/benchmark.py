@@ -90,6 +90,15 @@ def benchmark(
         ),
     ] = None,
     settings: Settings = None,
+    network_options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--network-option",
+            metavar="[NETWORK.]NAME=VALUE",
+            help="An option of one network, such as primus.size=M, or of all that have it.",
+            show_default=False,
+        ),
+    ] = None,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -127,6 +136,7 @@ def benchmark(
     from autoseg.benchmarking import Budget, Question
     from autoseg.benchmarking import benchmark as compare
     from autoseg.benchmarking import dry_run as estimate
+    from autoseg.cli.values import parse_values
     from autoseg.training.settings import parse_assignments
 
     question = Question(
@@ -144,6 +154,7 @@ def benchmark(
         plan_for=plan_for,
         settings=parse_assignments(settings or []),
         device=device,
+        network_options=parse_values(network_options or []),
     )
     place: dict[str, Any] = {"name": name, "output": output, "workspace": workspace}
     if dry_run:

@@ -75,7 +75,7 @@ def test_plans_of_different_networks_share_their_data(place):
     request = {
         "dataset": str(place.raw / NAME), "configuration": "2d", "workspace": workspace_of(place, place.results),
         "planner": "nnunet", "architecture": "unet", "gpu_memory": 2.0, "time_budget": None,
-        "plans_name": "c-unet", "device": "cpu",
+        "plans_name": "c-unet", "device": "cpu", "network_options": {},
     }  # fmt: skip
     found = child.plan(request)
     plans = Plans.read(place.plans_file(NAME, "c-unet"))
@@ -86,7 +86,9 @@ def test_plans_of_different_networks_share_their_data(place):
     assert found == json.loads(json.dumps(found))
     (folder,) = preprocess(open_dataset(place.raw / NAME), plans, place, workers=1)
     assert len(CaseStore(folder).cases) == 6
-    again = child.plan({**request, "plans_name": "again", "architecture": "res_unet"})
+    other = {"plans_name": "again", "architecture": "unet_plus_plus", "network_options": {"style": "paper"}}
+    again = child.plan({**request, **other})
+    assert Plans.read(place.plans_file(NAME, "again")).configurations["2d"].network.options["style"] == "paper"
     assert again["store"] == found["store"]
     assert again["digest"] != found["digest"]
 
