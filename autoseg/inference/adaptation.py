@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
+from autoseg.devices import is_out_of_memory
 from autoseg.errors import UserError
 from autoseg.inference.tiles import Tile, make_tiles, padding
 from autoseg.watching import watched
@@ -150,7 +151,9 @@ class _Window:
         while True:
             try:
                 return self._run(network, learns=learns)
-            except torch.OutOfMemoryError:
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
                 network.zero_grad()
                 if self.batch == 1:
                     raise UserError(

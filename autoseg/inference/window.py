@@ -206,7 +206,9 @@ class _Sums:
         dtype = torch.float32 if torch.Size(size).numel() <= LARGEST_FLOAT32_SUM else torch.float16
         try:
             self.totals = [torch.zeros(size, dtype=dtype, device=device) for _ in range(count)]
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not is_out_of_memory(error):
+                raise
             self.totals = [torch.zeros(size, dtype=dtype) for _ in range(count)]
 
     def add(self, tiles: Sequence[Tile], outputs: Sequence[Tensor]) -> None:
@@ -253,5 +255,7 @@ def _to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return the values on the device, or where they are if they do not fit."""
     try:
         return values.to(device)
-    except torch.OutOfMemoryError:
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
         return values

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 from autoseg.errors import AutosegError
@@ -51,3 +53,13 @@ def check_not_blind(blind_validations: int, progress: float) -> None:
             "To mend it: more steps or time, --set foreground_fraction=0.66, --set optimizer=adamw "
             "--set learning_rate=0.001; or --set stop_on_collapse=false to go on regardless."
         )
+
+
+def memory_is_full(step: int, batch_size: int, patch_size: Sequence[int], dataset: str) -> TrainingFailed:
+    """Return what is said when the device's memory did not suffice for a step."""
+    patch = " x ".join(map(str, patch_size))
+    return TrainingFailed(
+        f"the device's memory was full at step {step}, with batches of {batch_size} patches of {patch} voxels.\n"
+        "To mend it: close other programs that use the device, or plan for less: "
+        f"autoseg plan-and-preprocess {dataset} --gpu-memory GIB --plans-name NAME. The last checkpoint was kept, and the same command goes on from there."
+    )

@@ -15,13 +15,14 @@ import torch
 
 import autoseg
 from autoseg import plugins
-from autoseg.devices import choose_precision
+from autoseg.devices import choose_precision, is_out_of_memory
 from autoseg.errors import Interrupted, UserError
 from autoseg.storage import remove_leftovers, write_text
 from autoseg.store import CaseStore
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
 from autoseg.training.clock import Clock, work_clock
 from autoseg.training.context import RunContext
+from autoseg.training.health import memory_is_full
 from autoseg.training.identity import identity
 from autoseg.training.log import RunLog, is_trained, read_run, write_run
 from autoseg.training.loop import Fit, fit, restore_scaler
@@ -130,8 +131,11 @@ def _carry_out(
         except Interrupted:
             _record(context, status="interrupted", steps_done=progress.step)
             raise
-        except Exception:
+        except Exception as error:
             _record(context, status="failed", steps_done=progress.step)
+            if isinstance(error, RuntimeError) and is_out_of_memory(error):
+                plan = context.configuration
+                raise memory_is_full(progress.step, plan.batch_size, plan.patch_size, context.dataset.name) from error
             raise
         with watched("waiting for the other processes", silent=True):
             fabric.barrier()

@@ -107,3 +107,33 @@ def test_two_commands_in_one_run_folder_exclude_each_other(place, capsys):
     assert said.startswith(f"error: another command is at work in {folder}\nTo mend it: wait until it has ended")
     assert (folder / "log.jsonl").read_text() == "of the first command\n"
     assert [path.name for path in folder.parent.iterdir()] == ["fold_0"]
+
+
+FULL = """
+import torch
+from autoseg import Trainer, register
+
+@register.trainer("full")
+class Full(Trainer):
+    def loss(self, logits, segmentation):
+        if self.step == 1:
+            raise {error}
+        return super().loss(logits, segmentation)
+"""
+
+
+@pytest.mark.parametrize("error", ["torch.OutOfMemoryError('x')", "RuntimeError('CUBLAS_STATUS_ALLOC_FAILED')"])
+def test_a_full_device_in_training_is_told_with_the_mend(place, tmp_path, capsys, error):
+    plugin = tmp_path / "full.py"
+    plugin.write_text(FULL.format(error=error))
+    arguments = [word.replace("steps=1", "steps=3") for word in command(place, "--trainer", str(plugin))]
+    assert run(arguments) == 2
+    said = capsys.readouterr().err
+    assert "the device's memory was full at step 1, with batches of 2 patches of " in said
+    assert (
+        f"To mend it: close other programs that use the device, or plan for less: autoseg plan-and-preprocess {NAME}"
+        in said
+    )
+    assert "defect" not in said
+    record = read_json(place / "results" / NAME / "full__tiny__3d_fullres" / "fold_0" / "run.json")
+    assert (record["status"], record["steps_done"]) == ("failed", 1)

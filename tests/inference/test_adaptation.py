@@ -135,6 +135,33 @@ def test_a_network_is_put_back_after_an_error():
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
 
 
+class FullDevice(nn.Module):
+    """Runs out of memory for more than `most` patches at a time."""
+
+    def __init__(self, most, error):
+        super().__init__()
+        self.inner, self.most, self.error = make_network(), most, error
+
+    def forward(self, patches):
+        if len(patches) > self.most:
+            raise self.error
+        return self.inner(patches)
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("CUDNN_STATUS_ALLOC_FAILED")])
+def test_a_full_device_takes_one_tile_at_a_time(error):
+    values = image(8, 8, 12)
+    found, _ = adapt(FullDevice(1, error).eval(), values)
+    assert found == pytest.approx(adapt(make_network(), values)[0], rel=1e-5)
+    with pytest.raises(UserError, match="too small to adapt to one patch"):
+        adapt(FullDevice(0, error).eval(), values)
+
+
+def test_other_errors_of_a_device_are_raised():
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        adapt(FullDevice(0, RuntimeError("an illegal memory access")).eval(), image(8, 8, 8))
+
+
 def test_a_collapse_is_taken_back(caplog, monkeypatch):
     monkeypatch.setattr("autoseg.inference.adaptation.COLLAPSE", 1.2)
     network = make_network(outputs=2)

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
+from autoseg.inference import window
 from autoseg.inference.tiles import gaussian_weights, padding, tile_starts
 from autoseg.inference.window import sliding_window, sliding_window_logits
 
@@ -160,6 +161,34 @@ def test_a_full_device_halves_the_batch_and_goes_on_from_the_same_tile(caplog, e
     torch.testing.assert_close(logits, reference, rtol=1e-4, atol=1e-5)
     assert network.seen == 27 * 2, "no tile was computed twice"
     assert [record.args for record in caplog.records] == [(8,), (4,), (2,)]
+
+
+FULL = [torch.OutOfMemoryError("full"), RuntimeError("CUDA error: out of memory")]
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_an_image_that_does_not_fit_on_the_device_stays_where_it_is(error):
+    class Stays:
+        def to(self, device):
+            raise error
+
+    values = Stays()
+    assert window._to_device(values, torch.device("cuda")) is values
+
+
+@pytest.mark.parametrize("error", FULL)
+def test_sums_that_do_not_fit_on_the_device_are_kept_in_main_memory(error, monkeypatch):
+    zeros = torch.zeros
+
+    def full(*size, device=None, **options):
+        if device is not None:
+            raise error
+        return zeros(*size, **options)
+
+    monkeypatch.setattr(torch, "zeros", full)
+    sums = window._Sums(2, (3, 4, 5), torch.device("cuda"), count=2)
+    assert [tuple(total.shape) for total in sums.totals] == [(2, 3, 4, 5)] * 2
+    assert {total.device.type for total in sums.totals} == {"cpu"}
 
 
 def test_other_errors_of_a_device_are_raised():
