@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from autoseg.plans import Plans
 from autoseg.raw import Dataset, open_dataset
 from autoseg.selection.runs import CONFIGURATION_ORDER, RUN_FILE
 from autoseg.storage import read_json
+from autoseg.training.log import LOG_FILE, read_events
 from autoseg.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -145,7 +145,8 @@ def _experiments(results: Path, problems: list[str]) -> list[ExperimentMaterial]
         fold = file.parent.name.removeprefix("fold_")
         summary_file = file.parent / "validation" / SUMMARY_FILE
         summary = _attempt(_summary_of(summary_file), problems) if summary_file.is_file() else None
-        run = RunMaterial(file.parent, fold, record, _events(file.parent / "log.jsonl"), summary)
+        log_file = file.parent / LOG_FILE
+        run = RunMaterial(file.parent, fold, record, read_events(log_file) if log_file.is_file() else [], summary)
         groups.setdefault((trainer, plans_name, configuration), []).append(run)
     experiments = [ExperimentMaterial("__".join(key), *key, runs) for key, runs in groups.items()]
     return sorted(experiments, key=_experiment_order)
@@ -160,21 +161,6 @@ def _experiment_order(experiment: ExperimentMaterial) -> tuple[Any, ...]:
 def _fold_order(file: Path) -> tuple[str, int, str]:
     fold = file.parent.name.removeprefix("fold_")
     return file.parent.parent.name, int(fold) if fold.isdigit() else 10**6, fold
-
-
-def _events(file: Path) -> list[dict[str, Any]]:
-    """Return the events of a log; torn lines are left out."""
-    if not file.is_file():
-        return []
-    events = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(event, dict):
-            events.append(event)
-    return events
 
 
 def _plans_of(file: Path) -> Any:

@@ -61,5 +61,6 @@ def memory_is_full(step: int, batch_size: int, patch_size: Sequence[int], datase
     return TrainingFailed(
         f"the device's memory was full at step {step}, with batches of {batch_size} patches of {patch} voxels.\n"
         "To mend it: close other programs that use the device, or plan for less: "
-        f"autoseg plan-and-preprocess {dataset} --gpu-memory GIB --plans-name NAME. The last checkpoint was kept, and the same command goes on from there."
+        f"autoseg plan-and-preprocess {dataset} --gpu-memory GIB --plans-name NAME. "
+        "The last checkpoint was kept, and the same command goes on from there."
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ class RunLog:
         self.event("note", text=text)
 
     def cut_after(self, step: int) -> None:
-        """Drop what a run at `step` does again, which is later steps and the end; and a torn last line."""
+        """Drop what a run at `step` does again, which is later steps and the end; and damaged lines."""
         if not self.writes or not self.path.exists():
             return
         kept = [line for line in read_events(self.path) if line.get("step", 0) <= step and line["event"] != "end"]
@@ -47,14 +48,18 @@ class RunLog:
 
 
 def read_events(path: Path) -> list[dict[str, Any]]:
-    """Return the events of a log.jsonl; a torn last line (after a crash) is left out."""
+    """Return the events of a log.jsonl; lines that are damaged, such as one torn by a crash, are left out."""
     events = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            events.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
+    for line in path.read_bytes().splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            event = json.loads(line.decode("utf-8"))
+            if isinstance(event, dict) and isinstance(event.get("event"), str) and _is_step(event.get("step", 0)):
+                events.append(event)
     return events
+
+
+def _is_step(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def write_run(folder: Path, **fields: Any) -> None:

@@ -21,7 +21,12 @@ from typing import Any
 ADAPTIVE_BELOW = 20_000  # steps below which AdamW replaces nnU-Net's SGD
 SHORT_BELOW = 5_000  # steps below which images are neither mirrored nor warped
 USUAL_RATE = 6e-4  # of AdamW in long runs; the short recipes' rates are ten and five times as high
-OF_OPTIMIZER = ("optimizer", "learning_rate", "own_rates", "momentum", "beta2", "weight_decay", "warmup_share")
+ADAPTIVE = ("adam", "adamw", "nadam")
+OF_SCHEDULE = ("annealing", "annealing_power", "final_rate")
+OF_OPTIMIZER = (
+    "optimizer", "learning_rate", "own_rates", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay",
+    "warmup_share",
+)  # fmt: skip
 FULL = {
     "optimizer": "sgd",
     "learning_rate": 0.01,
@@ -50,14 +55,15 @@ def recipe_for(steps: int) -> dict[str, Any]:
 def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     """Return an architecture's own recipe as it suits a run whose common recipe (by its length) is `common`.
 
-    A full run has it as published. In a shorter one AdamW's learning rate is raised as much as the common one is, at
-    most to that, the warm-up is the common one (`warmup_steps` go before `warmup_share`), and SGD gives way to the
-    common optimiser; what is not about the optimiser stays. Rates of single parts belong to the published rate: where
-    that is raised, all parts have it.
+    A full run has it as published. In a shorter one the learning rate of AdamW (or Adam) is raised as much as the
+    common one is, at most to that, the schedule is the common one, as is the warm-up (`warmup_steps` go before
+    `warmup_share`), and SGD gives way to the common optimiser; what is not about the optimiser stays. Rates of single
+    parts belong to the published rate: where that is raised, all parts have it.
     """
-    if common.get("optimizer", "sgd") != "adamw":
+    if common.get("optimizer", "sgd") not in ADAPTIVE:
         return dict(own)
-    if own.get("optimizer") != "adamw":
+    own = {name: value for name, value in own.items() if name not in OF_SCHEDULE}
+    if own.get("optimizer") not in ADAPTIVE:
         return {name: value for name, value in own.items() if name not in OF_OPTIMIZER}
     highest = common["learning_rate"]
     rate = min(highest, own.get("learning_rate", highest) * highest / USUAL_RATE)

@@ -17,6 +17,7 @@ from autoseg.errors import UserError
 from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
 from autoseg.plans import COMPUTED_CHANNEL, NetworkSpec, Precision
 from autoseg.plugins import build_network
+from autoseg.training.annealing import Annealing, annealed
 from autoseg.training.averaging import WeightAverage
 from autoseg.training.context import RunContext
 from autoseg.training.settings import Setting
@@ -38,15 +39,21 @@ class Trainer:
     builds_on: ClassVar[tuple[str, ...]] = ()  # trainers whose finished runs this one takes by default
 
     steps: PositiveInt = 250_000  # optimiser steps; a time budget wins over it
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Literal["sgd", "adam", "adamw", "nadam"] = "sgd"
     learning_rate: PositiveFloat = 0.01
     momentum: Share = 0.99  # SGD only
-    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # AdamW only: decay of its mean of squared gradients
+    nesterov: bool = True  # SGD only: look ahead by the momentum
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9  # but SGD: decay of the mean of gradients
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999  # but SGD: decay of the mean of squared gradients
+    epsilon: PositiveFloat = 1e-8  # but SGD: least divisor
     own_recipe: Literal["suited", "published"] = "suited"  # that of a network's authors, raised in short runs or not
     own_rates: bool = False  # parts of a network learn at the multiples of the learning rate that its authors chose
     weight_decay: NonNegativeFloat = 3e-5
     warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps, then follows its schedule
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # or over this share of the run, where those are 0
+    annealing: Annealing = "polynomial"  # how the learning rate falls after that
+    annealing_power: PositiveFloat = 0.9  # of the polynomial; 1 is a straight line
+    final_rate: Share = 0.0  # share of the learning rate that it falls to
     gradient_clip: NonNegativeFloat = 12.0  # largest gradient norm; 0 switches clipping off
     batch_size: PositiveInt | None = None  # None: the plan's
     accumulate: PositiveInt = 1  # micro-batches per optimiser step; each has `batch_size` samples
@@ -110,14 +117,15 @@ class Trainer:
         """Return the chosen optimiser over `parameters`."""
         if self.optimizer == "sgd":
             return torch.optim.SGD(
-                parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay, nesterov=True
-            )
-        betas = (0.9, self.beta2)
-        return torch.optim.AdamW(parameters, self.learning_rate, betas, weight_decay=self.weight_decay)
+                parameters, self.learning_rate, self.momentum, weight_decay=self.weight_decay,
+                nesterov=self.nesterov and self.momentum > 0,
+            )  # fmt: skip
+        kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "nadam": torch.optim.NAdam}[self.optimizer]
+        return kind(parameters, self.learning_rate, (self.beta1, self.beta2), self.epsilon, self.weight_decay)
 
     def schedule(self, progress: float) -> float:
         """Return the factor of the learning rate at `progress` in [0, 1] after warm-up; nnU-Net's polynomial."""
-        return (1.0 - progress) ** 0.9
+        return annealed(self.annealing, progress, power=self.annealing_power, final=self.final_rate)
 
     # What it is trained on
 

@@ -18,11 +18,12 @@ from autoseg.model_folder import read_model
 from autoseg.plans import Plans
 from autoseg.preprocessing.crop import crop
 from autoseg.preprocessing.decoded import DecodedCache
-from autoseg.raw import open_dataset, read_image
+from autoseg.raw import make_splits, open_dataset, read_image
+from autoseg.raw.splits import SPLITS_FILE
 from autoseg.storage import read_json
 from autoseg.store import CaseProperties, CaseStore, Preprocessed
 from autoseg.training.checkpoint import Progress, State, load_state, load_weights, save_state, save_weights
-from autoseg.training.log import read_run, write_run
+from autoseg.training.log import RunLog, read_events, read_run, write_run
 
 TIMES = 12
 SHAPE = (6, 20, 20)
@@ -184,6 +185,57 @@ def test_changed_plans_are_used_with_a_warning(tmp_path, caplog):
 @pytest.mark.parametrize("name", [*CHECKSUMMED, *SEALED, *DESCRIBED])
 def test_a_cut_file_is_named(name, tmp_path):
     assert times_named(tmp_path, (CHECKSUMMED | SEALED | DESCRIBED)[name], flips=False) == TIMES
+
+
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_damaged_log_keeps_its_other_lines(flips, tmp_path):
+    """A log is read by people and reports only; what stands in an intact line is still told."""
+    log = RunLog(tmp_path)
+    for step in range(1, 9):
+        log.event("step", step=step, loss=1 / step)
+    content, sound = log.path.read_bytes(), read_events(log.path)
+    for seed in range(8 * TIMES):
+        log.path.write_bytes(damage(content, seed, flips=flips))
+        found = read_events(log.path)
+        if flips:  # a flipped line break joins two lines
+            assert sum(event in found for event in sound) >= 6
+        else:
+            whole = log.path.read_bytes().count(b"\n")
+            assert found in (sound[:whole], sound[: whole + 1])
+        log.cut_after(8)
+        assert read_events(log.path) == [event for event in found if event.get("step", 0) <= 8]
+        log.event("end", steps=8)
+        assert read_events(log.path)[-1] == {"event": "end", "steps": 8}
+        log.cut_after(3)
+        assert all(event.get("step", 0) <= 3 for event in read_events(log.path))
+
+
+@pytest.mark.parametrize(
+    "line", [b"\xff", b"5", b"[]", b'{"event": 3}', b'{"event": "step", "step": "x"}', b"[" * 99999]
+)
+def test_a_line_that_is_no_event_is_left_out(line, tmp_path):
+    log = RunLog(tmp_path)
+    log.event("step", step=1)
+    log.path.write_bytes(line + b"\n" + log.path.read_bytes())
+    log.cut_after(1)
+    assert read_events(log.path) == [{"event": "step", "step": 1}]
+
+
+def test_damaged_splits_are_named_or_change_nothing(tmp_path):
+    """Their owner writes them, so they have no checksum: a changed name or form is told, no fold loses a case."""
+    data = sound(tmp_path)
+    file = data.folder / SPLITS_FILE
+    splits = [{"train": ["good"], "val": ["bad"]}, {"train": ["bad"], "val": ["good"]}]
+    content = json.dumps(splits).encode()
+    for flips in (True, False):
+        for seed in range(4 * TIMES):
+            file.write_bytes(damage(content, seed, flips=flips))
+            told = ""
+            try:
+                assert make_splits(open_dataset(data.folder)) == splits
+            except UserError as error:
+                told = str(error)
+            assert not told or (SPLITS_FILE in told and "To mend it: " in told)
 
 
 @pytest.mark.parametrize("flips", [True, False])

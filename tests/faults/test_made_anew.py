@@ -104,13 +104,22 @@ def test_a_damaged_fingerprint_is_made_anew(how, tmp_path, caplog):
     assert not caplog.records
 
 
-def test_a_cut_record_of_predictions_is_made_anew(tmp_path):
+@pytest.mark.parametrize("flips", [True, False])
+def test_a_damaged_record_of_predictions_is_made_anew(flips, tmp_path):
     (tmp_path / BAD).write_text("image")
     record = Record(tmp_path, "model")
     record.finish("a", [tmp_path / BAD], [])
     assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
     file = tmp_path / RECORD_FILE
     content = file.read_bytes()
-    for seed in range(TIMES):
-        file.write_bytes(damage(content, seed, flips=False))
-        assert not Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
+    for seed in range(4 * TIMES):
+        file.write_bytes(damage(content, seed, flips=flips))
+        same = flips and _values(file) == json.loads(content)
+        assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD]) == same
+
+
+def _values(file):
+    try:
+        return json.loads(file.read_bytes())
+    except ValueError:
+        return None
