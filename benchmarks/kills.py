@@ -2,12 +2,12 @@
 
     python benchmarks/kills.py [--kills 100] [--seed 0] [--workers 2] [--folder DIR]
 
-Seven commands from `check` to `evaluate` on six bundled hippocampus cases, with networks of some thousand weights and a
-checkpoint after every step. SIGKILL strikes the whole process group, workers included: a third of the times just after
-a random one of the files that the command itself writes, else at a random moment of the time that the undisturbed
-command took. A third of the repetitions is killed, too. The last repetition must succeed, print
-what the undisturbed command printed, and leave the same files: byte for byte, or, in files that also tell times, value
-for value. Commands run in forks of a process that has imported everything, so no kill is wasted on imports.
+Nine commands from `check` to `evaluate`, with `pretrain` and `export`, on six bundled hippocampus cases, with networks
+of some thousand weights and a checkpoint after every step. SIGKILL strikes the whole process group, workers included: six
+times of ten just after a random one of the files that the command itself writes, where it writes any, else at a random
+moment of the time that the undisturbed command took. A third of the repetitions is killed, too. The last repetition must
+succeed, print what the undisturbed command printed, and leave the same files: byte for byte, or, in files that also tell
+times, value for value. Commands run in forks of a process that has imported everything, so no kill is wasted on imports.
 With --folder, a second call goes on where the first one stopped.
 """
 
@@ -29,12 +29,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from small_pipeline import SMALL, commands, copy_data
+from small_pipeline import NAME, SMALL, commands, copy_data
 
 from autoseg.storage import content_hash, file_hash, read_json, write_json
 
 REPEATED_KILLS = 0.33  # share of the repetitions that are killed, too
-AT_FILES = 0.33  # share of the kills that strike when a file was just put into its place
+AT_FILES = 0.6  # share of the kills that strike when a file was just put into its place
 HIDDEN = (".writing-", ".replaced-")  # what a killed process was writing; nobody reads it
 TIMES = {"seconds", "cpu_seconds", "validation_seconds", "validation_cpu_seconds", "seconds_of_last_start"}
 
@@ -87,6 +87,15 @@ def _be_command(arguments: list[str], output: int, folder: Path, write: int | No
             sys.stdout.flush()
             (folder / "written").write_text(str(written))
         os._exit(code)
+
+
+def all_commands(work: Path, workers: int) -> dict[str, list[str]]:
+    """Return the command lines of the small pipeline, of a pretraining, and of an export of its model."""
+    lines = commands(work, workers, **SMALL)
+    place, helpers = ["--workspace", str(work)], ["--workers", str(workers)]
+    pretrain = ["pretrain", NAME, "3d_fullres", *SMALL["training"][:5], *place, *helpers]
+    model = work / "results" / NAME / "model"
+    return lines | {"pretrain": pretrain, "export": ["export", str(model), "-o", str(work / "exported")]}
 
 
 def import_everything() -> None:
@@ -174,7 +183,7 @@ def one_trial(name: str, draw: random.Random, folder: Path, arguments: list[str]
     differences = [file for file in sorted({*found, *wanted}) if found.get(file) != wanted.get(file)]
     if code != 0:
         differences.append(f"exit code {code}, see errors.txt")
-    if printed != expected["printed"] and not name.startswith("train"):  # which prints seconds
+    if printed != expected["printed"] and not name.startswith(("train", "pretrain")):  # which prints seconds
         differences.append(f"printed {printed!r}")
     return {"command": name, "kills": len(moments), "moments": moments, "touched": touched, "differences": differences}
 
@@ -209,7 +218,7 @@ def main() -> None:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         import_everything()
-        lines = commands(folder / "work", options.workers, **SMALL)
+        lines = all_commands(folder / "work", options.workers)
         if not (folder / "reference.json").is_file():
             shutil.rmtree(folder / "before", ignore_errors=True)
             shutil.rmtree(folder / "work", ignore_errors=True)
