@@ -11,7 +11,8 @@ proportion. 2D is the same network.
 
 Options: widths, depth (2: convolutions of a stage), dropout (0.2, of the third and deeper resolutions).
 
-Authors, as for `pct_net`: Adam, learning rate 1e-3, weight decay 1e-5 (here AdamW; used unless others are given).
+Authors, as for `pct_net`: Adam, learning rate 1e-3 falling as a polynomial of power 0.8, weight decay 1e-5, loss
+0.5 Dice + 0.5 cross-entropy (used unless others are given).
 Parameters with one channel, two outputs, isotropic: published 47 332 680, here the same.
 """
 
@@ -40,7 +41,10 @@ class FMUNet(Architecture):
     """FMUNet, 3D and 2D: residual convolutions in pre-activation order, linear interpolation on the way up."""
 
     defaults = {"widths": None, "depth": 2, "dropout": 0.2}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-5}
+    recipe = {
+        "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-5, "annealing_power": 0.8, "dice_weight": 0.5,
+        "cross_entropy_weight": 0.5,
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

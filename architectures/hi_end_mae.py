@@ -15,7 +15,7 @@ Options: depth (12) and heads (16, of 96 channels), token_size.
 
 The released pretrained encoder starts it (`train --pretrained FILE`): its class token is dropped, its positions are
 interpolated to the grid.
-Authors: AdamW, learning rate 1e-4, weight decay 1e-5 (used unless others are given), 50 of 500 epochs warm-up, cosine.
+Authors: AdamW, learning rate 1e-4, weight decay 1e-5, 50 of 500 epochs warm-up, cosine (used unless others are given).
 Parameters at 96^3 with 14 outputs: published 361 271 150, of which 36 864 are norms that are never applied; here
 361 234 286.
 """
@@ -50,7 +50,9 @@ class HiEndMAE(Architecture):
     """Hi-End-MAE's network, 3D and 2D: a vision transformer with skips from three depths, any token size."""
 
     defaults = {"token_size": None, "depth": None, "heads": None}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-5}
+    recipe = {
+        "optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-5, "warmup_share": 0.1, "annealing": "cosine"
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -12,7 +12,7 @@ Options: width, resolutions (4), groups (8) of the group norms.
 
 Follows the released code where the paper differs (a plain one-directional Mamba). The first stage scans all voxels:
 light in parameters, not in time.
-Published optimiser: Adam, learning rate 1e-4, weight decay 1e-5, float32 (its recipe, with AdamW's decay, used unless
+Published optimiser: Adam, learning rate 1e-4, epsilon 1e-5, weight decay 1e-5, float32 (its recipe, used unless
 others are given); the paper asks for 1e-4, short runs want 1e-3.
 
 Parameters in 3D with one channel, three outputs: released code 5 015 766 (the paper says 1.87 M), here 5 015 766.
@@ -41,7 +41,9 @@ class LightMUNet(Architecture):
     """LightM-UNet, 2D and 3D: residual Mamba layers down, depthwise-separable convolutions up, skips added."""
 
     defaults = {"width": None, "resolutions": RESOLUTIONS, "groups": GROUPS}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 1e-5, "precision": "fp32"}
+    recipe = {
+        "optimizer": "adam", "learning_rate": 1e-4, "epsilon": 1e-5, "weight_decay": 1e-5, "precision": "fp32"
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

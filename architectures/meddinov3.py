@@ -13,7 +13,7 @@ Options: size (S, B, L), token_size, depth and heads in place of the size's, tap
 storage_tokens (4), qkv_bias (false), drop_path (0.2).
 
 Authors: AdamW, betas 0.9 and 0.98, weight decay 0.05, learning rate 3e-4, 3e-5 for a pretrained encoder (in full runs),
-gradient clip 12 (its recipe, used unless others are given); linear decay. `train --pretrained FILE` takes the released
+gradient clip 12, linear decay (its recipe, used unless others are given). `train --pretrained FILE` takes the released
 teacher, of size B with tokens of 16. The mask token is no trainable parameter here.
 Parameters with 14 outputs: published 110 720 846 with the mask token of 768, here 110 720 078 and that token.
 """
@@ -64,7 +64,7 @@ class MedDINOv3(Architecture):
     }  # fmt: skip
     recipe = {
         "optimizer": "adamw", "learning_rate": 3e-4, "own_rates": True, "weight_decay": 0.05, "beta2": 0.98,
-        "gradient_clip": 12.0,
+        "annealing_power": 1.0, "gradient_clip": 12.0,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

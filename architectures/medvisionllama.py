@@ -55,7 +55,7 @@ class MedVisionLlama(Architecture):
         "depth": None, "heads": 4, "dropout": 0.2, "token_size": None,
     }  # fmt: skip
     choices = {"use_llm": (True, False), "train_mappers": (False, True)}
-    recipe = {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.0}
+    recipe = {"optimizer": "adam", "learning_rate": 2e-3, "weight_decay": 0.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

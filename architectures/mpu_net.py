@@ -56,7 +56,7 @@ class MPUNet(Architecture):
 
     defaults = {"base": None, "levels": None, "elu_alpha": 1.0, "dropout": 0.2, "norm": "batch", "mean": None}
     choices = {"elu_alpha": (1.0, "channels"), "norm": NORMS, "mean": (None, "probabilities", "logits")}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}  # AdamW without decay is Adam
+    recipe = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
     trainer = "tversky_bce"
 
     def __init__(self, spec: NetworkSpec):

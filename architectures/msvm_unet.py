@@ -60,8 +60,8 @@ class MSVMUNet(Architecture):
     }  # fmt: skip
     choices = {"norm": (None, *NORMS)}
     recipe = {
-        "optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-3, "dice_weight": 0.6,
-        "cross_entropy_weight": 0.4,
+        "optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-3, "annealing": "cosine", "final_rate": 0.002,
+        "dice_weight": 0.6, "cross_entropy_weight": 0.4,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

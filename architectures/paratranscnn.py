@@ -13,9 +13,9 @@ total stride can be predicted. One output resolution: deep supervision changes n
 
 Options: dim, depth (3), heads, cnn_width, max_tokens (4096), norm ("batch", published and the default in 2D;
 "instance", the default in 3D, where batches are small), dropout (0.1).
-Published: SGD, learning rate 0.01, momentum 0.9, weight decay 1e-4, loss 0.5 Dice + 0.5 cross-entropy (its recipe, used
-unless others are given), with a ResNet from ImageNet: `train --pretrained FILE` takes those weights (64 wide); without,
-all are drawn.
+Published: SGD, learning rate 0.01, momentum 0.9 (not Nesterov's), weight decay 1e-4, loss 0.5 Dice + 0.5 cross-entropy
+(its recipe, used unless others are given), with a ResNet from ImageNet: `train --pretrained FILE` takes those weights
+(64 wide); without, all are drawn.
 
 Parameters in 2D with three channels, nine outputs: published 245 468 937, the same here.
 """
@@ -64,8 +64,8 @@ class ParaTransCNN(Architecture):
     }  # fmt: skip
     choices = {"norm": (None, *NORMS)}
     recipe = {
-        "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "weight_decay": 1e-4, "dice_weight": 0.5,
-        "cross_entropy_weight": 0.5,
+        "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
+        "dice_weight": 0.5, "cross_entropy_weight": 0.5,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -11,8 +11,9 @@ map of 32, grow and shrink with the planned map, and none reaches beyond an axis
 published and the default in 2D; "instance", the default in 3D, where batches are small). Dilations are logged (debug).
 
 3D is an extension. With one sample per batch, batch norm takes its statistics over the sample's positions. Heads at
-lower resolution, made only with deep supervision, are an extension too. Published optimiser: Nadam or Adam, learning
-rate 1e-4, Dice loss (its recipe, used unless others are given: Adam at that rate).
+lower resolution, made only with deep supervision, are an extension too. Published optimiser: Nadam, learning rate 1e-4,
+Dice loss alone (its recipe, used unless others are given; the authors' later code has Adam, and cross-entropy beside).
+They lower the rate where the loss stays, for which the engine's schedule stands.
 
 Parameters with three channels, one output, four stages, without deep supervision: published 4 062 993, here the same.
 """
@@ -49,7 +50,7 @@ class ResUNetPlusPlus(Architecture):
 
     defaults = {"base": None, "aspp_scale": "plan", "norm": None}
     choices = {"aspp_scale": ("plan", "paper"), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}  # AdamW without decay is Adam
+    recipe = {"optimizer": "nadam", "learning_rate": 1e-4, "weight_decay": 0.0, "cross_entropy_weight": 0.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

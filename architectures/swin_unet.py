@@ -14,7 +14,8 @@ supervision changes nothing. 3D is an extension: the same layers with one axis m
 Options: width, depths (2, 2, 6, 2 as released; 2, 2, 2, 2 is the autoencoder's and takes over all of its weights),
 heads (3, 6, 12, 24), window (7), drop_path (0.1, of the last block).
 
-Authors: AdamW, learning rate 1e-3, weight decay 0.05 (used unless others are given), 40 warm-up epochs, batch 32.
+Authors: AdamW, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 40 of 150 epochs warm-up, cosine (used unless
+others are given), batch 32.
 Parameters with three channels and outputs, 2D: published 41 378 724, here the same.
 """
 
@@ -48,7 +49,10 @@ class SwinUNet(Architecture):
     defaults = {
         "width": None, "depths": [2, 2, 6, 2], "heads": [3, 6, 12, 24], "window": 7, "drop_path": 0.1,
     }  # fmt: skip
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 0.05}
+    recipe = {
+        "optimizer": "adamw", "learning_rate": 1e-3, "beta2": 0.95, "weight_decay": 0.05, "warmup_share": 0.267,
+        "annealing": "cosine",
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

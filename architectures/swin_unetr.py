@@ -11,12 +11,12 @@ feature_size, depths (2, 2, 2, 2), heads (3, 6, 12, 24), window (7), checkpointi
 Published optimiser: AdamW, learning rate 1e-4, weight decay 1e-5 (its recipe, used unless others are given).
 Parameters with one channel, 14 outputs, feature size 48: published 62 187 296, here the same.
 
-Swin-BOB is this network for whole-body MRI: `swin_bob` has its authors' recipe, half of the patches on foreground, and
-is to start from their weights, or anyone's with MONAI's tensor names: `train --pretrained FILE`, safetensors or a torch
-file of tensors and plain values, the weights in its entry "state_dict". They fit a feature size of 48. Of other labels
-the head starts fresh; for other image channels the first kernels are adapted, which the authors leave out. Not taken:
-warm-up and cosine of the rate, batches of 2, patches of 96 voxels, AMP; these are the plan's. The authors' adaptation
-to each image (ETTA) works with every architecture: `predict --tta-adapt entropy`.
+Swin-BOB is this network for whole-body MRI: `swin_bob` has its authors' recipe (a warm-up of 50 of 1 000 epochs, then a
+cosine), half of the patches on foreground, and is to start from their weights, or anyone's with MONAI's tensor names:
+`train --pretrained FILE`, safetensors or a torch file of tensors and plain values, the weights in its entry
+"state_dict". They fit a feature size of 48. Of other labels the head starts fresh; for other image channels the first
+kernels are adapted, which the authors leave out. Not taken: batches of 2, patches of 96 voxels, AMP; these are the
+plan's. The authors' adaptation to each image (ETTA) works with every architecture: `predict --tta-adapt entropy`.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class SwinBOB(SwinUNETR):
     """Swin-BOB, 3D: Swin UNETR as published for whole-body MRI, to start from those weights. Needs MONAI."""
 
     dims = (3,)
-    recipe = {**SwinUNETR.recipe, "foreground_fraction": 0.5}
+    recipe = {**SwinUNETR.recipe, "foreground_fraction": 0.5, "warmup_share": 0.05, "annealing": "cosine"}
 
 
 def _monai() -> type[nn.Module]:

@@ -49,7 +49,7 @@ class UTransformer(Architecture):
 
     defaults = {"heads": 8, "max_tokens": 4096, "mhsa_residual": False, "norm": None}
     choices = {"mhsa_residual": (False, True), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adamw", "learning_rate": 1e-4, "weight_decay": 0.0}  # AdamW without decay is Adam
+    recipe = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

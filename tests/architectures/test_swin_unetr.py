@@ -80,7 +80,8 @@ def test_swin_bob_has_its_own_recipe():
     bob, plain = (plugins.load("architecture", name) for name in ("swin_bob", "swin_unetr"))
     assert issubclass(bob, plain)
     assert bob.dims == (3,)
-    assert bob.recipe == {**plain.recipe, "foreground_fraction": 0.5}
+    its_own = {"foreground_fraction": 0.5, "warmup_share": 0.05, "annealing": "cosine"}
+    assert bob.recipe == {**plain.recipe, **its_own}
     assert bob.recipe["learning_rate"] == 1e-4
     assert bob.recipe["weight_decay"] == 1e-5
 
