@@ -25,11 +25,19 @@ WAYS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """The folder of the images of one body, and the image of which all are views."""
+def rotation(degrees, axis):
+    """Return the matrix that turns by an angle about an axis (Rodrigues)."""
+    x, y, z = np.divide(axis, np.linalg.norm(axis))
+    cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + np.sin(np.radians(degrees)) * cross + (1 - np.cos(np.radians(degrees))) * cross @ cross
+
+
+@pytest.fixture(scope="module", params=[0, 23], ids=["straight", "oblique"])
+def images(request, tmp_path_factory):
+    """The folder of the images of one body, and the image of which all are views; its axes are turned by degrees."""
     voxels = np.asarray(nib.load(SOURCE / "imagesTr" / f"{GOOD}_0000.nii.gz").dataobj)[PART].astype(np.float32)
     affine = np.diag([*SPACING, 1.0])
+    affine[:3, :3] = rotation(request.param, (1, 2, 3)) @ affine[:3, :3]
     affine[:3, 3] = (-30.5, 12.25, 7.0)
     base = nib.Nifti1Image(voxels, affine)
     folder = tmp_path_factory.mktemp("orientations")

@@ -220,14 +220,19 @@ def test_missing_permission(tiny, call):
         assert len(list((root / "theirs").glob("*.nii.gz"))) == len(list(images.iterdir())) - 1
 
 
-def test_one_core(tiny, place, call, tmp_path):
+def test_one_core(tiny, call, tmp_path):
     if not hasattr(os, "sched_setaffinity"):
         pytest.skip("cores cannot be chosen here")
+    place = tmp_path / "work"
+    shutil.copytree(tiny.preprocessed, place / "preprocessed")
+    (place / "raw").symlink_to(tiny.raw)
     cores = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(cores)})
     try:
         assert available_cores() == 1
         assert call("check", NAME, "--workspace", place)[0] == 0
+        planning = ["--planner", "nnunet", "-c", "3d_fullres", "--plans-name", "anew"]
+        assert call("plan-and-preprocess", NAME, *planning, "--workspace", place)[0] == 0
         assert call(*train(place, "--set", "steps=2", "--set", "mirror=false"))[0] == 0
         assert call("find-best", NAME, "--workspace", place)[0] == 0
         images = copied_images(tiny, tmp_path / "images")
