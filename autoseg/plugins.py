@@ -94,7 +94,7 @@ def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
         if entry.name == reference:
             hits.setdefault((entry.path.resolve(), entry.line), entry)
     if len(hits) > 1:
-        raise _defined_twice(kind, reference, hits.values())
+        raise defined_twice(kind, reference, hits.values())
     if hits:
         return next(iter(hits.values()))
     close = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
@@ -255,13 +255,14 @@ def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
     if len(entries) > 1:
         first, second = entries[:2]
         if first.name == second.name:
-            raise _defined_twice(kind, first.name, entries)
+            raise defined_twice(kind, first.name, entries)
         names = ", ".join(entry.name for entry in entries)
         raise UserError(f"several {kind}s here: {names}", where=path, mend=f"say which: {path}:{entries[0].name}")
     return entries[0]
 
 
-def _defined_twice(kind: Kind, name: str, entries: Iterable[Found]) -> UserError:
+def defined_twice(kind: Kind, name: str, entries: Iterable[Found]) -> UserError:
+    """Return what is said of a name that several of the entries have."""
     places = [f"{entry.path}:{entry.line}" for entry in entries if entry.name == name]
     one_file = len({place.rpartition(":")[0] for place in places}) == 1
     mend = "rename one" if one_file else "rename one, or give FILE.py:NAME"

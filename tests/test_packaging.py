@@ -6,6 +6,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 
@@ -23,3 +25,27 @@ def test_every_folder_of_code_is_a_declared_package():
     with (ROOT / "pyproject.toml").open("rb") as file:
         declared = tomllib.load(file)["tool"]["setuptools"]["packages"]
     assert sorted(declared) == sorted(packages_on_disk())
+
+
+# What was fixed last among the advisories that were found, by hand, 2026-11-21; see benchmarks/RESULTS.md.
+FIXED = {
+    "torch": "2.10.0", "monai": "1.6.1", "onnx": "1.22.0", "tqdm": "4.66.3", "pytest": "9.0.3", "setuptools": "83.0.0",
+    "numpy": "1.19.1", "scipy": "1.10.0", "pydantic": "2.4.0",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="no source tree")
+def test_no_allowed_version_has_an_advisory_that_is_known():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        project = tomllib.load(file)
+    groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
+    requirements = [Requirement(text) for group in [*groups, project["build-system"]["requires"]] for text in group]
+    lowest = {
+        requirement.name: Version(bound.version)
+        for requirement in requirements
+        for bound in requirement.specifier
+        if bound.operator in (">=", "==")
+    }
+    assert lowest.keys() >= FIXED.keys()
+    assert {name: str(lowest[name]) for name, fixed in FIXED.items() if lowest[name] < Version(fixed)} == {}
+    assert not [str(each) for each in requirements if each.name not in lowest and not each.extras], "no lowest version"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import logging
 import re
+from collections import Counter
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,8 +14,10 @@ import typer
 
 from autoseg.cli.options import Debug, Json, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
-from autoseg.plugins import Found
+from autoseg.plugins import Found, defined_twice
 from autoseg.plugins import list_plugins as find_all
+
+log = logging.getLogger(__name__)
 
 # how it was written, or a next sentence (the dot of "et al." ends none)
 SOURCE_ENDS = r"[;,:]? (?=written\b|no code\b|as far as\b)|(?<!\bal)\. (?=[A-Z\"])"
@@ -41,7 +45,10 @@ def list_plugins(
     """
     from autoseg.workspace import Workspace
 
-    entries = [describe(found) for found in find_all(kinds.value[:-1], Workspace.open(workspace).root)]
+    there = find_all(kinds.value[:-1], Workspace.open(workspace).root)
+    for name in [name for name, count in Counter(found.name for found in there).items() if count > 1]:
+        log.warning("%s", defined_twice(kinds.value[:-1], name, there))
+    entries = [describe(found) for found in there]
     if json:
         echo_json(entries)
         return

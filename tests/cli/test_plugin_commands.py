@@ -18,6 +18,18 @@ def test_list_shows_name_dims_and_source(autoseg):
     assert "Isensee et al. 2021" in line
 
 
+def test_list_tells_where_a_name_stands_twice(autoseg, tmp_path):
+    (tmp_path / "trainers").mkdir()
+    definition = '@register.trainer("{}")\nclass A(Trainer):\n    """A."""\n'
+    for name in ("one", "two"):
+        (tmp_path / "trainers" / f"{name}.py").write_text(definition.format(name) + definition.format("mine"))
+    shown = autoseg("list", "trainers")
+    assert shown.code == 0
+    (warning,) = [line for line in shown.err.splitlines() if line.startswith("warning: ")]
+    first, second = (tmp_path / "trainers" / f"{name}.py:5" for name in ("one", "two"))
+    assert warning == f"warning: trainer 'mine' is defined twice: {first} and {second}"
+
+
 @pytest.mark.parametrize("kinds", ["trainers", "architectures", "planners"])
 def test_list_as_json_is_complete(autoseg, kinds):
     entries = json.loads(autoseg("list", kinds, "--json").out)
