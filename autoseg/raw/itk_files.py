@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import UserError
+from autoseg.raw.bitmaps import refuse_odd_bitmap
 from autoseg.raw.compression import MEND
 from autoseg.raw.declared import refuse_chunks_beyond_the_end, refuse_missing_voxels, refuse_other_files
 from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
-from autoseg.raw.truncation import JPEGS, TIFFS, refuse_truncated
+from autoseg.raw.truncation import JPEGS, TIFFS, refuse_endless_pages, refuse_truncated
 from autoseg.storage import atomic_path, write_bytes, write_json
 
 VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -63,6 +64,8 @@ def _open(path: Path):
     if path.is_file():
         refuse_other_files(path)
         refuse_chunks_beyond_the_end(path)
+        refuse_odd_bitmap(path)
+        refuse_endless_pages(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

@@ -3,6 +3,7 @@
 import gzip
 import os
 import shutil
+import struct
 
 import nibabel
 import numpy as np
@@ -50,6 +51,24 @@ def volume(path) -> None:
 def picture(path, size=(40, 30), channels=1) -> None:
     array = np.random.default_rng(0).integers(0, 255, (*size, channels), dtype=np.uint8)
     sitk.WriteImage(sitk.GetImageFromArray(array.squeeze(), isVector=channels > 1), str(path))
+
+
+def bitmap(path, place, code, value) -> None:
+    """Write a BMP one number of whose header is another."""
+    picture(path)
+    content = bytearray(path.read_bytes())
+    struct.pack_into(code, content, place, value)
+    path.write_bytes(content)
+
+
+def endless(path) -> None:
+    """Write a TIFF whose only page is followed by itself."""
+    picture(path)
+    content = bytearray(path.read_bytes())
+    (page,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, page)
+    struct.pack_into("<I", content, page + 2 + 12 * entries, page)
+    path.write_bytes(content)
 
 
 def cut(path, write, share=0.6) -> None:
@@ -191,7 +210,18 @@ IMAGES = {
     "a truncated PNG": (lambda d: d.only(".png", lambda path: cut(path, picture)), "truncated"),
     "a truncated JPG": (lambda d: d.only(".jpg", lambda path: cut(path, picture)), "truncated"),
     "a truncated TIFF": (lambda d: d.only(".tif", lambda path: cut(path, picture)), "cannot be read"),
+    "a TIFF whose pages go in a circle": (lambda d: d.only(".tif", endless), "refer to each other in a circle"),
     "a truncated BMP": (lambda d: d.only(".bmp", lambda path: cut(path, picture)), "truncated"),
+    "a BMP whose voxels lie behind its end": (
+        lambda d: d.only(".bmp", lambda path: bitmap(path, 10, "<I", 10**6)),
+        "truncated",
+    ),
+    "a compressed BMP": (lambda d: d.only(".bmp", lambda path: bitmap(path, 30, "<I", 1)), "is compressed (kind 1)"),
+    "a BMP of OS/2": (lambda d: d.only(".bmp", lambda path: bitmap(path, 14, "<I", 12)), "header of 12 bytes"),
+    "a BMP with a palette of a million colours": (
+        lambda d: d.only(".bmp", lambda path: bitmap(path, 46, "<I", 10**6)),
+        "the palette of 1000000 colours does not fit",
+    ),
     "a PNG of a thousand million pixels without them": (
         lambda d: d.only(".png", lambda path: path.write_bytes(png(40000, 40000))),
         "1.5 GiB",
