@@ -13,7 +13,8 @@ planned size. Heads at lower resolution, made only with deep supervision, are an
 Options: ffc (true; false: a second spatial encoder), ratio of global channels (0.5), skip_ffc (false; true: spectral
 skips too), cat_merge (false: encoders are concatenated; true: elements alternate, as in the published code, which
 scrambles space), norm ("batch", published and the default in 2D; "instance", the default in 3D, where batches are
-small). Losses are the engine's: the published one takes a softmax twice.
+small). Losses are the engine's: the published one takes a softmax twice, by mistake, so that its minimum is not 0; no
+option brings that back.
 Published optimiser: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, used unless others are given).
 
 Parameters in 2D with one channel, nine outputs, widths 32 to 512, without deep supervision: published 6 925 353, the

@@ -115,8 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     for name in ("flat", "deep"):
         parser.add_argument(name, help="a data set of the campaign, or one that it does not have")
     options = parser.parse_args(arguments)
-    with (options.campaign / "runs.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    with (options.campaign / "results.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "run"]
     with (ROOT / "docs" / "architectures.toml").open("rb") as file:
         names = [name for name in tomllib.load(file) if name != "families"]
     print(

@@ -7,6 +7,7 @@ Networks are built without weights. `ours` leaves out what the authors' count le
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -127,6 +128,7 @@ def ours(name: str) -> int:
 
 def main() -> None:
     """Print one Markdown row per network."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     print("| architecture | ours | published |\n| --- | ---: | ---: |")
     for name, found in PUBLISHED.items():
         print(f"| `{name}` | {ours(name)} | {'-' if found.count is None else f'{found.count:.0f}'} |", flush=True)

@@ -20,6 +20,7 @@ PATIENCE = 120.0  # seconds that a stopped child may take to write its checkpoin
 NOUNS = {
     "plan": ("plan", "plans"), "measure": ("timing of steps", "timings of steps"), "train": ("run", "runs")
 }  # fmt: skip
+TELL_SECONDS = 60.0  # after which work under way is told, and again after as long
 TAIL = 600  # characters of a dead child's output that are told
 log = logging.getLogger(__name__)
 
@@ -71,6 +72,8 @@ def carry_out(
                     if child.ended:
                         del running[slot]
                         done(child.task, child.outcome())
+                    else:
+                        child.tell()
         finally:
             for child in running.values():
                 child.ask_to_stop()
@@ -96,7 +99,7 @@ class _Child:
     """A running process."""
 
     def __init__(self, task: Task, folder: Path, threads: int, device: str):
-        self.task, self.started = task, time.monotonic()
+        self.task, self.started, self._tell_at = task, time.monotonic(), TELL_SECONDS
         place = folder / "work"
         place.mkdir(parents=True, exist_ok=True)
         name = f"{task.kind}-{task.key}".replace("/", "-")
@@ -113,6 +116,14 @@ class _Child:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment, **own
             )
+
+    def tell(self) -> None:
+        """Say from time to time what takes long."""
+        lasted = time.monotonic() - self.started
+        if lasted >= self._tell_at:
+            self._tell_at += TELL_SECONDS
+            noun = NOUNS.get(self.task.kind, ("task",))[0]
+            log.info("%s: its %s is under way for %.0f s", self.task.key, noun, lasted)
 
     @property
     def ended(self) -> bool:

@@ -110,7 +110,9 @@ def _unplanned(question: Question, threads: int) -> Foreseen:
 
         seconds = DEFAULT_BUDGET / MOST_FOLDS
     step = UNKNOWN_STEP if seconds is None else 0.9 * seconds / WANTED_STEPS
-    return Foreseen(int(budget.amount), step * budget.amount, f"{step:.2g} s per step, until steps are measured")
+    size = "for the memory" if seconds is None else f"for {seconds:.0f} s of training"
+    rule = f"{step:.2g} s per step, planned {size} (--plan-for), until steps are measured"
+    return Foreseen(int(budget.amount), step * budget.amount, rule)
 
 
 def _rate_rule(rate: float) -> str:

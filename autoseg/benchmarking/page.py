@@ -15,7 +15,7 @@ from autoseg.benchmarking.page_tables import (
     recipe_table,
 )
 from autoseg.benchmarking.record import Record
-from autoseg.benchmarking.tables import CASES_FILE, RUNS_FILE, finished_runs
+from autoseg.benchmarking.tables import TABLE_FILE, finished_runs
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.benchmarking.words import stability_sentences, verdict_sentences
 from autoseg.reporting.charts import scatter_chart
@@ -210,7 +210,7 @@ def _setup_section(record: Record) -> str:
 def _runs_section(record: Record) -> str:
     failed = [f"{key}: {run['error']}" for key, run in record["runs"].items() if "error" in run]
     skipped = [f"{key}: {reason}" for key, reason in record["skipped"].items()]
-    parts = [note(f"All figures: {RUNS_FILE} (one row per run) and {CASES_FILE} (per run, case and label).")]
+    parts = [note(f"All figures: {TABLE_FILE} (rows of kind run; and of kind case, by run, case and label).")]
     parts.append(f"<h3>Failed</h3>{bullets(failed)}" if failed else "<p>No run failed.</p>")
     if skipped:
         parts.append(f"<h3>Left out</h3>{bullets(skipped)}")

@@ -1,4 +1,4 @@
-"""The two CSV files: one row per run, and one row per run, case and label."""
+"""The table of a campaign, `results.csv`: one row per run, and one row per finished run, case and label."""
 
 from __future__ import annotations
 
@@ -13,36 +13,31 @@ from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.verdict import Verdict
 from autoseg.storage import read_json, write_text
 
-RUNS_FILE, CASES_FILE = "runs.csv", "cases.csv"
+TABLE_FILE = "results.csv"
 METRICS = ("dice", "iou", "hd95", "nsd")
 GIB = 2**30
 
 
 def write_tables(record: Record) -> None:
-    """Write `runs.csv` and `cases.csv` from the record and the scores of the runs."""
+    """Write `results.csv` from the record and the scores of the runs; its column `kind` tells rows apart."""
     rows = [run_row(record, run) for run in record["runs"].values() if "dataset" in run]
-    write_text(record.folder / RUNS_FILE, _csv(rows))
-    write_text(record.folder / CASES_FILE, _csv(list(_case_rows(record))))
+    write_text(record.folder / TABLE_FILE, _csv([*rows, *_case_rows(record)]))
 
 
 def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
-    """Return one row of `runs.csv`."""
+    """Return the row of a run."""
     entry = record["entries"].get(run["entry"], {})
     plan = record["plans"].get(f"{run['dataset']}/{entry.get('architecture')}", {})
     costs = record["costs"].get(f"{run['dataset']}/{run['entry']}", {})
     means = run.get("means", {})
     return {
-        "dataset": run["dataset"],
-        "configuration": record["datasets"].get(run["dataset"], {}).get("configuration"),
-        "entry": entry.get("name"),
-        "architecture": entry.get("architecture"),
-        "trainer": entry.get("trainer"),
-        "recipe": entry.get("recipe"),
-        **{name: run.get("settings", {}).get(name) for name in ("optimizer", "learning_rate")},
-        "fold": run["fold"],
-        "seed": run["seed"],
+        "kind": "run",
+        **_about(record, run),
+        "case": None,
+        "label": None,
         "status": run.get("status", "failed"),
         **{metric: means.get(metric) for metric in METRICS},
+        **{name: run.get("settings", {}).get(name) for name in ("optimizer", "learning_rate")},
         "cases": run.get("cases"),
         "steps": run.get("steps"),
         "step_seconds": costs.get("seconds"),
@@ -116,12 +111,25 @@ def scores_file(record: Record, run: Mapping[str, Any]) -> Path:
     return record.folder / run["folder"] / "validation" / "summary.json"
 
 
+def _about(record: Record, run: Mapping[str, Any]) -> dict[str, Any]:
+    entry = record["entries"].get(run["entry"], {})
+    return {
+        "dataset": run["dataset"],
+        "configuration": record["datasets"].get(run["dataset"], {}).get("configuration"),
+        "entry": entry.get("name"),
+        "architecture": entry.get("architecture"),
+        "trainer": entry.get("trainer"),
+        "recipe": entry.get("recipe"),
+        "fold": run["fold"],
+        "seed": run["seed"],
+    }
+
+
 def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
     for run in record["runs"].values():
         if run.get("status") != "finished":
             continue
-        about = {"dataset": run["dataset"], "entry": record["entries"][run["entry"]]["name"], "fold": run["fold"],
-                 "seed": run["seed"]}  # fmt: skip
+        about = {"kind": "case", **_about(record, run), "status": run["status"]}
         for case, named in scores_of(record, run).items():
             for label, scores in named.items():
                 yield {**about, "case": case, "label": label, **{metric: scores.get(metric) for metric in METRICS}}
@@ -130,7 +138,7 @@ def _case_rows(record: Record) -> Iterator[dict[str, Any]]:
 def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO(newline="")
     if rows:
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, list(rows[0]), restval="", lineterminator="\n")
         writer.writeheader()
         writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
     return text.getvalue()

@@ -34,7 +34,7 @@ from autoseg.training.stopping import StopRequest
 from autoseg.training.trainer import Trainer
 from autoseg.workspace import Workspace
 
-WARM_UP = 3  # steps before those that count: caches, threads, and the batches made ahead
+WARM_UP = 3  # steps before those that count: caches, threads, and the batches made ahead; fewer where steps take long
 STEPS = 9  # that count, unless `patience` ends first
 FEWEST = 2
 log = logging.getLogger("autoseg.training")
@@ -79,7 +79,7 @@ def measure_step(
     """Return what a step of this training costs; trains some steps in memory and writes nothing.
 
     To be called in a fresh process: the peak memory is that of the process. No further step is started once `patience`
-    seconds are over and `FEWEST` are timed.
+    seconds are over and `FEWEST` are timed, and the warm-up, but its first step, ends with half of them.
     """
     training, context = _training(
         dataset, configuration, trainer=trainer, plans_name=plans_name, architecture=architecture, fold=fold,
@@ -196,14 +196,19 @@ def _timed(run: Fit, patience: float, threads: int) -> list[float]:
     device, trainer = run.fabric.device, run.trainer
     clock = _clock(device, threads)
     marks: list[float] = []
+    warm = WARM_UP  # steps to leave out
     started = time.monotonic()
     after_step: Callable[[float], None] = trainer.after_step
 
     def mark(progress: float) -> None:
+        nonlocal warm
         after_step(progress)
         marks.append(clock())
-        timed = len(marks) - 1 - WARM_UP
-        if timed >= STEPS or (timed >= FEWEST and time.monotonic() - started > patience):
+        lasted = time.monotonic() - started
+        if len(marks) <= warm and lasted > patience / 2:
+            warm = len(marks) - 1  # the mark just made is the first that counts from
+        timed = len(marks) - 1 - warm
+        if timed >= STEPS or (timed >= FEWEST and lasted > patience):
             run.clock.steps = trainer.step + 1
 
     trainer.after_step = mark  # type: ignore[method-assign]
@@ -212,7 +217,7 @@ def _timed(run: Fit, patience: float, threads: int) -> list[float]:
         fit(run)
     finally:
         trainer.after_step = after_step  # type: ignore[method-assign]
-    return [after - before for before, after in zip(marks[WARM_UP:], marks[WARM_UP + 1 :], strict=False)]
+    return [after - before for before, after in zip(marks[warm:], marks[warm + 1 :], strict=False)]
 
 
 def _clock(device: torch.device, threads: int) -> Callable[[], float]:

@@ -16,9 +16,9 @@ from autoseg.plugins import load
 DATASET = "Dataset004_Hippocampus"
 
 
-def rows(done, name="runs.csv"):
-    with (done.folder / name).open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+def rows(done, kind="run"):
+    with (done.folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["kind"] == kind]
 
 
 def test_every_entry_runs_on_every_fold_with_every_seed(campaign, players):
@@ -31,7 +31,15 @@ def test_every_entry_runs_on_every_fold_with_every_seed(campaign, players):
     )  # fmt: skip
     assert done.failures == {}
     assert len(rows(done)) == 8
-    assert len(rows(done, "cases.csv")) == 8 * 20 * 2
+    cases = rows(done, "case")
+    assert len(cases) == 8 * 20 * 2
+    assert len({(row["entry"], row["fold"], row["seed"], row["case"], row["label"]) for row in cases}) == len(cases)
+    of_one_run = [float(row["dice"]) for row in cases if (row["entry"], row["fold"], row["seed"]) == ("unet", "0", "1")]
+    (run,) = (row for row in rows(done) if (row["entry"], row["fold"], row["seed"]) == ("unet", "0", "1"))
+    assert float(run["dice"]) == pytest.approx(sum(of_one_run) / 40)
+    assert (run["case"], run["label"], run["steps"]) == ("", "", "100")
+    assert {file.name for file in done.folder.glob("*.*")} >= {"index.html", "results.csv", "benchmark.json"}
+    assert len(list(done.folder.glob("*.csv"))) == 1
     assert {row["status"] for row in rows(done)} == {"finished"}
     assert done.verdicts[0].winner == "plain_unet-supervised-common"
     assert done.verdicts[0].cases == 40
@@ -212,7 +220,8 @@ def test_own_and_common_recipes(campaign, players, place):
     ]  # fmt: skip
     recipes = {file.stem: tomllib.loads(file.read_text()) for file in done.folder.glob(f"recipes/{DATASET}/*.toml")}
     own, common = recipes["focal_unet-supervised-own"], recipes["focal_unet-supervised-common"]
-    assert common == recipes["plain_unet-supervised-common"] | {"dice_weight": 1.0, "cross_entropy_weight": 1.0}
+    usual = {"dice_weight": 1.0, "cross_entropy_weight": 1.0, "beta1": 0.9, "beta2": 0.999, "annealing": "polynomial"}
+    assert common == recipes["plain_unet-supervised-common"] | usual  # what the authors chose, at the engine's values
     assert (own["dice_weight"], own["cross_entropy_weight"]) == (0.6, 0.4)
     assert own["learning_rate"] != common["learning_rate"]
     assert [own[name] for name in ("augmentation", "mirror")] == [common[name] for name in ("augmentation", "mirror")]

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from autoseg.benchmarking import child
+from autoseg.benchmarking import child, children
 from autoseg.benchmarking.children import Task, carry_out, what_is_left
 from autoseg.plans import Plans
 from autoseg.store import CaseStore
@@ -54,6 +54,15 @@ def test_a_child_that_dies_and_one_that_is_refused(tiny, tmp_path):
     assert not outcomes["a/refused"].died
     assert "no configuration '4d'" in outcomes["a/refused"].error
     assert not list(tmp_path.glob("work/*.json"))
+
+
+def test_what_takes_long_is_told(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(children, "TELL_SECONDS", 0.05)
+    caplog.set_level("INFO")
+    carry_out([Task("a/b", "measure", {})], lambda *_: None, folder=tmp_path, jobs=1, threads=1, devices=["cpu"])
+    told = [record.getMessage() for record in caplog.records if "a/b" in record.getMessage()]
+    assert len(told) >= 2
+    assert told[0] == "a/b: its timing of steps is under way for 0 s"
 
 
 def test_what_is_left_in_words():

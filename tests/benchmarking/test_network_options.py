@@ -83,8 +83,8 @@ def test_a_wrong_option_is_told_before_anything_runs(campaign, players):
 def test_options_are_planned_and_told(campaign, planned):
     done = campaign("plain_unet", "primus", network_options={"primus.size": "M"}, recipes="common", seeds=1)
     assert planned == {"plain_unet": {}, "primus": {"size": "M"}}
-    with (done.folder / "runs.csv").open(encoding="utf-8", newline="") as file:
-        rows = {row["architecture"]: row["network_options"] for row in csv.DictReader(file)}
+    with (done.folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["architecture"]: row["network_options"] for row in csv.DictReader(file) if row["kind"] == "run"}
     assert rows == {"plain_unet": "", "primus": "size=M"}
     assert ">size=M</td>" in (done.folder / "index.html").read_text(encoding="utf-8")
 

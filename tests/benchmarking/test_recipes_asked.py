@@ -71,8 +71,8 @@ def test_a_network_without_a_recipe_of_its_own_has_that_of_nnunet(campaign):
 
 def test_page_and_table_tell_which_recipe_was_used(campaign):
     done = campaign("primus", recipes=("own", "published", "common"), seeds=1)
-    with (done.folder / "runs.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    with (done.folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "run"]
     assert sorted(row["recipe"] for row in rows) == ["common", "own", "published"]
     assert {row["entry"] for row in rows} == {"primus", "primus (own recipe)", "primus (published recipe)"}
     assert {row["recipe"]: row["learning_rate"] for row in rows} == {

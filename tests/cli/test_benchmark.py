@@ -45,9 +45,9 @@ def test_a_campaign_from_the_first_process_to_the_page(autoseg, place, monkeypat
     done = autoseg(*line(place, "--jobs", "2"))
     assert done.code == 0, done.err
     folder = place.root / "benchmarks" / "equal-2steps"
-    assert {file.name for file in folder.iterdir()} >= {"benchmark.json", "runs.csv", "cases.csv", "index.html"}
-    with (folder / "runs.csv").open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+    assert {file.name for file in folder.iterdir()} >= {"benchmark.json", "results.csv", "index.html"}
+    with (folder / "results.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["kind"] == "run"]
     assert [(row["status"], row["steps"]) for row in rows] == [("finished", "2")] * 2
     for row in rows:
         for column in ("parameters", "step_flops", "forward_flops", "step_seconds", "train_cpu_seconds",

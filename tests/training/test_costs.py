@@ -80,6 +80,27 @@ def test_time_that_others_take_is_not_counted(scratch, monkeypatch):
     assert measured(scratch).seconds < awake + 0.04
 
 
+@pytest.mark.parametrize(("patience", "steps"), [(0.4, 3), (60.0, 6)])
+def test_slow_steps_have_a_short_warm_up(scratch, monkeypatch, patience, steps):
+    """Where one takes half of the patience, one to warm up and two that count; else four and these."""
+    from autoseg.training import costs
+    from autoseg.training.trainer import Trainer
+
+    made, real = [], Trainer.training_step
+
+    def slow(self, batches, progress):
+        made.append(self.step)
+        time.sleep(0.25)
+        yield from real(self, batches, progress)
+
+    monkeypatch.setattr(Trainer, "training_step", slow)
+    monkeypatch.setattr(costs, "STEPS", 2 if patience > 1 else costs.STEPS)  # patience alone ends the impatient one
+    monkeypatch.setattr(costs, "_counted", lambda run: (None, None))
+    found = measured(scratch, patience=patience)
+    assert len(made) == steps
+    assert len(found.all_seconds) == 2
+
+
 def test_a_pretraining_method_has_no_costs_here(scratch):
     with pytest.raises(UserError, match="autoseg pretrain"):
         measured(scratch, trainer="masked_autoencoder", settings={})
