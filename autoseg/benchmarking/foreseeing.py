@@ -105,7 +105,7 @@ def _unplanned(question: Question, threads: int) -> Foreseen:
         rate = speed(question.device, threads)
         return Foreseen(None, budget.amount / rate, _rate_rule(rate))
     seconds = question.seconds_to_plan_for()
-    if seconds is None and question.gpu_memory is None and question.plans is None and question.device == "cpu":
+    if seconds is None and question.gpu_memory is None and question.plans is None and _times_steps(question):
         from autoseg.planning.budget import DEFAULT_BUDGET, MOST_FOLDS
 
         seconds = DEFAULT_BUDGET / MOST_FOLDS
@@ -113,6 +113,14 @@ def _unplanned(question: Question, threads: int) -> Foreseen:
     size = "for the memory" if seconds is None else f"for {seconds:.0f} s of training"
     rule = f"{step:.2g} s per step, planned {size} (--plan-for), until steps are measured"
     return Foreseen(int(budget.amount), step * budget.amount, rule)
+
+
+def _times_steps(question: Question) -> bool:
+    """Return whether the planner will plan for a time that nobody gave: the usual one, on a CPU."""
+    from autoseg.devices import choose_device
+
+    device = choose_device().type if question.device == "auto" else question.device
+    return question.planner == "auto" and device == "cpu"
 
 
 def _rate_rule(rate: float) -> str:

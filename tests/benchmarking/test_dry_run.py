@@ -88,6 +88,23 @@ def test_without_plans_equal_time_is_the_budget(told):
     assert (method.steps, method.train_seconds, method.rule) == (None, 20.0, "the budget")
 
 
+@pytest.mark.parametrize(
+    ("asked", "size"),
+    [
+        ({"device": "cpu"}, "for 720 s of training"),
+        ({"device": "auto"}, "for 720 s of training"),  # where there is no GPU, as played here
+        ({"device": "cuda"}, "for the memory"),
+        ({"planner": "nnunet"}, "for the memory"),
+        ({"plan_for": 60.0}, "for 60 s of training"),
+    ],
+)
+def test_few_steps_do_not_make_small_plans_and_that_is_said(told, monkeypatch, asked, size):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
+    (method,) = told("steps", "3", **asked).methods
+    assert (method.steps, f"planned {size} (--plan-for)" in method.rule) == (3, True)
+
+
 def test_measured_steps_count_more_than_plans(campaign, players, told, place):
     campaign("plain_unet", "unet", equal="flops", budget="1e10", seeds=1, device="cpu", name="equal-1e10flops")
     one = told("flops", "1e10", "plain_unet", "unet")
