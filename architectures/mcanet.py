@@ -12,13 +12,10 @@ Options: size ("T", default, "S", "B"), width (channels of the first stage), nor
 
 3D is the description's extension: strips and attention along every axis, but one that the plan leaves alone at first;
 an axis is fed by the strips along the next one, in 2D as published, and takes the sum of the others as queries.
-
 Left out: temperatures that nothing uses (8 parameters). The encoder of SegNeXt, pretrained on ImageNet, starts ours:
-`train --pretrained FILE` (2D); without, all weights are drawn.
-Recipe, used unless others are given: AdamW, 5e-4 for random weights, 6e-5 for pretrained ones, ten times that for the
-head (in full runs), weight decay 0.01, on norms, too, which the authors leave out; after a warm-up of 1 500 of 80 000
-steps the rate falls on a line to half of it, where the authors stop.
-
+`train --pretrained FILE` (2D); without, all weights are drawn. Recipe, used unless others are given: AdamW, 5e-4 for
+random weights, 6e-5 for pretrained ones, ten times that for the head (in full runs), weight decay 0.01, on norms, too,
+which the authors leave out; a warm-up of 1 500 of 80 000 steps, then a line to half the rate, where the authors stop.
 Parameters with three channels, one output: published T 4 047 401, here 4 047 393.
 """
 
@@ -48,8 +45,7 @@ SMALLEST = 4  # voxels along an axis of the last stage
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the sizes are meant for
 GROWTH = (1, 2, 5, 8)  # of the widths
 RATIOS = (8, 8, 4, 4)  # of the perceptrons' hidden layers
-STRIPS = (7, 11, 21)
-HEADS, GROUPS = 8, 32
+STRIPS, HEADS, GROUPS = (7, 11, 21), 8, 32
 SCALE = 0.01  # of residual branches at the start
 PRETRAINED_RATE = 6e-5  # published learning rate of a pretrained encoder
 HEAD_FACTOR = 10.0  # of the head's learning rate
