@@ -3,11 +3,12 @@
     python benchmarks/kills.py [--kills 100] [--seed 0] [--workers 2] [--folder DIR]
 
 Nine commands from `check` to `evaluate`, with `pretrain` and `export`, on six bundled hippocampus cases, with networks
-of some thousand weights and a checkpoint after every step. SIGKILL strikes the whole process group, workers included: six
-times of ten just after a random one of the files that the command itself writes, where it writes any, else at a random
-moment of the time that the undisturbed command took. A third of the repetitions is killed, too. The last repetition must
-succeed, print what the undisturbed command printed, and leave the same files: byte for byte, or, in files that also tell
-times, value for value. Commands run in forks of a process that has imported everything, so no kill is wasted on imports.
+of some thousand weights and a checkpoint after every step. SIGKILL strikes the whole process group, workers included:
+six times of ten just after a random one of the files that the command itself writes, where it writes any, else at a
+random moment of the time that the undisturbed command took. A third of the repetitions is killed, too. The last
+repetition must succeed, print what the undisturbed command printed, and leave the same files: byte for byte, or, in
+files that also tell times, value for value. Commands run in forks of a process that has imported everything, so no kill
+is wasted on imports.
 With --folder, a second call goes on where the first one stopped.
 """
 
