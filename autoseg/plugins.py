@@ -81,12 +81,12 @@ def list_plugins(kind: Kind, workspace: Path | None = None) -> list[Found]:
     return sorted(found.values(), key=lambda entry: entry.name)
 
 
-def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
+def find(kind: Kind, reference: str, workspace: Path | None = None, *, places: Sequence[Path] | None = None) -> Found:
     """Return where the plug-in `reference` (a name, `file.py`, or `file.py:name`) is defined; UserError if nowhere."""
     path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
-    if path.endswith(".py"):
+    if path.endswith(".py") and places is None:
         return _find_in_file(kind, Path(path), name)
-    places = search_places(kind, workspace)
+    places = search_places(kind, workspace) if places is None else places
     hits: dict[tuple[Path, int], Found] = {}
     names: set[str] = set()
     for entry in (entry for folder in places for entry in _scan_folder(kind, folder)):
@@ -103,9 +103,12 @@ def find(kind: Kind, reference: str, workspace: Path | None = None) -> Found:
     raise UserError(f"no {kind} called {reference!r}; {hint}", mend=f"searched: {searched}; or give a path FILE.py")
 
 
-def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
-    """Import and return the plug-in that `find` finds."""
-    entry = find(kind, reference, workspace)
+def load(kind: Kind, reference: str, workspace: Path | None = None, *, installed: bool = False) -> Any:
+    """Import and return the plug-in that `find` finds; with `installed` none but those of installed packages.
+
+    That is how a name that a foreign file gives is resolved: the folder one stands in may have come with that file.
+    """
+    entry = find(kind, reference, workspace, places=list(_installed(kind)) if installed else None)
     module = _import_file(kind, entry.path)
     for value in vars(module).values():
         if _own_names(value).get(entry.name) == kind:
@@ -113,9 +116,9 @@ def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
     raise UserError(f"{kind} {entry.name!r} did not register itself", where=entry.path)
 
 
-def build_network(reference: str, spec: Any, workspace: Path | None = None) -> Any:
+def build_network(reference: str, spec: Any, workspace: Path | None = None, *, installed: bool = False) -> Any:
     """Return the network `reference` built from a NetworkSpec."""
-    architecture = load("architecture", reference, workspace)
+    architecture = load("architecture", reference, workspace, installed=installed)
     if spec.dims not in architecture.dims:
         raise UserError(
             f"architecture {reference!r} has no {spec.dims}D form (it serves {architecture.dims})",

@@ -99,7 +99,9 @@ def _load_member(
     options = {**configuration.network.options, **member.network_options, **network_options}
     spec = configuration.network.model_copy(update={"options": options})
     chosen = _chosen_folds(folder, member, folds)
-    networks = tuple(_load_network(reference, spec, folder / member.folds[fold], device) for fold in chosen)
+    installed = member.plugin_source is None
+    files = [folder / member.folds[fold] for fold in chosen]
+    networks = tuple(_load_network(reference, spec, file, device, installed=installed) for file in files)
     return LoadedMember(member, plans, configuration, chosen, networks)
 
 
@@ -140,8 +142,8 @@ def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | Non
     return chosen
 
 
-def _load_network(reference: str, spec: NetworkSpec, file: Path, device: torch.device) -> nn.Module:
-    network = build_network(reference, spec)
+def _load_network(reference: str, spec: NetworkSpec, file: Path, device: torch.device, *, installed: bool) -> nn.Module:
+    network = build_network(reference, spec, installed=installed)
     try:
         network.load_state_dict(load_file(file))
     except (RuntimeError, safetensors.SafetensorError) as error:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.fingerprinting import Fingerprint
 from autoseg.interop.names import checked_name
@@ -68,7 +69,10 @@ def _plans_of_members(folder: Path, model: Model) -> list[tuple[Configuration, P
                 mend="put its file into the workspace's folder of plug-ins and plan with --architecture",
             )
         plans = read_member_plans(folder, member)
-        found.append((plans.configuration(member.configuration), plans))
+        configuration = plans.configuration(member.configuration)
+        for name in (member.architecture, configuration.architecture):  # which training will look for in any folder
+            plugins.load("architecture", name, installed=True)
+        found.append((configuration, plans))
     names = [configuration.name for configuration, _ in found]
     if len(set(names)) < len(names) or len({plans.transpose_forward for _, plans in found}) > 1:
         raise UserError(

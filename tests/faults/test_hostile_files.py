@@ -20,6 +20,8 @@ from autoseg.errors import UserError
 from autoseg.inference import Predictor
 from autoseg.interop import import_nnunet
 from autoseg.interop.checkpoints import read_checkpoint
+from autoseg.interop.moving_plans import _plans_of_members
+from autoseg.model_folder import read_member_plans, read_model
 from autoseg.raw import check, open_dataset, read_image
 from autoseg.reporting.markup import text
 from autoseg.training.checkpoint import Progress, State, load_state
@@ -86,6 +88,35 @@ def test_plugin_source_of_a_foreign_model_runs_only_if_trusted(tmp_path, marker)
     edit_model(model, architecture="foreign", plugin_source="members/member0/network.py")
     with pytest.raises(UserError, match="--trust-plugins"):
         Predictor.load(model, device="cpu")
+
+
+def test_an_architecture_named_by_a_foreign_model_is_an_installed_one(tmp_path, marker, monkeypatch):
+    """The folder of the model may be the one that the user stands in."""
+    model = write_model(tmp_path / "model")
+    (model / "architectures").mkdir()
+    evil = f"open({str(marker)!r}, 'w')\n@register.architecture('evil')\nclass Evil(Architecture):\n    pass\n"
+    (model / "architectures" / "evil.py").write_text(f"from autoseg import Architecture, register\n{evil}")
+    monkeypatch.chdir(model)
+    edit_model(model, architecture="evil")
+    for read in (lambda: Predictor.load(model, device="cpu"), lambda: _plans_of_members(model, read_model(model))):
+        with pytest.raises(UserError, match="no architecture called 'evil'"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["evil", "evil.py", "architectures/evil.py:evil"])
+def test_plans_taken_from_a_foreign_model_name_installed_architectures(tmp_path, marker, monkeypatch, name):
+    """`plan-and-preprocess --plans-from` would hand the name on to training, which looks into all folders."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "architectures").mkdir()
+    for file in ("evil.py", "architectures/evil.py"):
+        (tmp_path / file).write_text(f"open({str(marker)!r}, 'w')\n")
+    model = write_model(tmp_path / "model")
+    plans = read_member_plans(model, read_model(model).members[0])
+    evil = {key: each.model_copy(update={"architecture": name}) for key, each in plans.configurations.items()}
+    plans = plans.model_copy(update={"configurations": evil})
+    monkeypatch.setattr("autoseg.interop.moving_plans.read_member_plans", lambda *_: plans)
+    with pytest.raises(UserError, match=f"no architecture called '{name}'"):
+        _plans_of_members(model, read_model(model))
 
 
 @pytest.mark.parametrize("name", ["../w.safetensors", "/etc/passwd", "a/../../w", "C:\\w", "..\\w", ""])
