@@ -25,6 +25,7 @@ from typing import Any
 from autoseg.deadlines import START_SECONDS, VARIABLE
 from autoseg.errors import UserError
 from autoseg.waiting import SILENCE_SECONDS, tell_silence
+from autoseg.worker_life import live_as_worker
 from autoseg.worker_results import Outcome, Result, attempt, reason_of, result_of
 from autoseg.worker_start import not_started, start_process
 
@@ -38,7 +39,7 @@ ITK_THREADS = "ITK_GLOBAL_DEFAULT_NUMBER_OF_THREADS"
 
 def _serve(connection: pipes.Connection) -> None:
     """Run in a worker process: receive the function once, then items until the parent closes the pipe."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    live_as_worker()
     try:
         function = pickle.loads(connection.recv_bytes())
         connection.send("ready")

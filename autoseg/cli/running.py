@@ -20,12 +20,13 @@ from types import FrameType
 
 import typer
 
+from autoseg.cli.interrupts import INTERRUPTED, interrupted_at_once
 from autoseg.errors import AutosegError, CaseError, CasesFailed, Interrupted, UserError
 from autoseg.storage import WRITE_MENDS
 
 COMMAND_STARTED: ContextVar[float] = ContextVar("COMMAND_STARTED")  # a time budget counts from here; torch loads later
 ARGUMENTS: ContextVar[tuple[str, ...]] = ContextVar("ARGUMENTS")  # as typed, to name the command that goes on
-DONE, SOME_FAILED, WRONG_USE, INTERRUPTED = 0, 1, 2, 130
+DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
 # Older typer stands on click, newer brings its own copy: take the base class from what typer itself raises.
 COMMAND_LINE_ERROR = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
 
@@ -34,12 +35,13 @@ def run(arguments: list[str]) -> int:
     """Run the command line `arguments` and return the exit code."""
     COMMAND_STARTED.set(time.monotonic())
     ARGUMENTS.set(tuple(arguments))
-    from autoseg.cli.app import app
-
     debug = "--debug" in arguments
-    set_up_logging(debug)
-    command = typer.main.get_command(app)
     plain = [argument for argument in arguments if argument != "--debug"]
+    with interrupted_at_once():
+        from autoseg.cli.app import app
+
+        set_up_logging(debug)
+        command = typer.main.get_command(app)
     try:
         with termination_as_interrupt(), command.make_context("autoseg", plain) as context:
             outcome = command.invoke(context)

@@ -1,0 +1,78 @@
+"""Workers whose parent is killed end soon, whatever they are at, and so does their fork server."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+SECONDS = 60.0  # that an orphan may take on a busy machine; the cases take ten minutes
+CASES = """
+import ctypes, os, time
+from pathlib import Path
+
+def sleep(file):
+    Path(file).write_text(str(os.getpid()))
+    time.sleep(600)
+
+def hold_the_interpreter(file):
+    Path(file).write_text(str(os.getpid()))
+    ctypes.PyDLL(None).sleep(600)
+"""
+PARENT = """
+import sys
+import hanging_cases
+from autoseg.workers import run_cases
+
+if __name__ == "__main__":
+    files = sys.argv[2:]
+    list(run_cases(getattr(hanging_cases, sys.argv[1]), files, stage="a test", workers=len(files)))
+"""
+
+
+def session_of(leader):
+    """Return the processes of a session that are alive."""
+    alive = set()
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                state, _, _, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            except OSError:  # it ended in between
+                continue
+            if int(session) == leader and state not in "ZX":
+                alive.add(int(folder.name))
+    return alive
+
+
+def wait_until(condition):
+    end = time.monotonic() + SECONDS
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.05)
+    return condition()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("case", ["sleep", "hold_the_interpreter"])
+def test_workers_end_when_their_parent_is_killed(case, workers, tmp_path):
+    (tmp_path / "hanging_cases.py").write_text(CASES)
+    (tmp_path / "parent.py").write_text(PARENT)
+    files = [tmp_path / f"{number}.pid" for number in range(workers)]
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py", case, *files],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        start_new_session=True,
+    )
+    try:
+        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
+        assert {int(file.read_text()) for file in files} < session_of(parent.pid)
+        parent.kill()
+        parent.wait(SECONDS)
+        assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
+    finally:
+        for process in session_of(parent.pid):
+            os.kill(process, signal.SIGKILL)
+        parent.wait(SECONDS)
