@@ -39,6 +39,10 @@ def plan_and_preprocess(
             show_default=False,
         ),
     ] = None,
+    keep_plans: Annotated[
+        bool,
+        typer.Option("--keep-plans", help="Preprocess by the plans that are there, edited or not; nothing is planned."),
+    ] = False,
     gpu_memory: Annotated[
         float | None,
         typer.Option("--gpu-memory", metavar="GiB", help="Plan for a GPU with this memory.", show_default=False),
@@ -76,20 +80,25 @@ def plan_and_preprocess(
     """
     from autoseg.cli.values import parse_values
     from autoseg.planning import plan
+    from autoseg.plans import Plans
     from autoseg.preprocessing import preprocess
     from autoseg.raw import open_dataset
     from autoseg.workspace import Workspace
 
     options = parse_values(network_options or [])
-    if plans_from is not None:
+    if plans_from is not None or keep_plans:
         refuse_planning(
+            "--keep-plans takes the plans that are there" if keep_plans else "--plans-from takes the model's plans",
             {"--planner": planner != "auto", "--architecture": architecture, "--gpu-memory": gpu_memory,
-             "--time-budget": time_budget, "--network-option": network_options}
+             "--time-budget": time_budget, "--network-option": network_options,
+             "--plans-from": keep_plans and plans_from},
         )  # fmt: skip
     place = Workspace.open(workspace)
     data = open_dataset(dataset, place)
     measured = measure(data, place, workers=workers, restart=restart)
-    if plans_from is not None:
+    if keep_plans:
+        plans = Plans.read(place.plans_file(data.name, plans_name or planner))
+    elif plans_from is not None:
         from autoseg.interop import move_plans
 
         plans = move_plans(plans_from, data, measured, place, plans_name or "moved")
@@ -119,13 +128,11 @@ def plan_and_preprocess(
     preprocess(data, plans, place, configurations or None, workers=workers, restart=restart)
 
 
-def refuse_planning(options: dict[str, Any]) -> None:
-    """Raise UserError for the first planning option that is set: moved plans are the model's own."""
+def refuse_planning(why: str, options: dict[str, Any]) -> None:
+    """Raise UserError for the first planning option that is set, where nothing is planned."""
     for name, value in options.items():
         if value:
-            raise UserError(
-                f"{name} plans anew, while --plans-from takes the model's plans", mend="leave one of them out"
-            )
+            raise UserError(f"{name} plans anew, while {why}", mend="leave one of them out")
 
 
 def measure(data: raw.Dataset, place: Workspace, *, workers: int | None, restart: bool) -> Fingerprint:

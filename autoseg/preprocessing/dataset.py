@@ -129,13 +129,22 @@ def _task(
 ) -> _Task:
     """Return what is to be done for a case; nothing for the stores that have it, undamaged."""
     identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
-    hashes = [content_hash(identity, case.annotated, store_key(one, plans)) for one in chosen]
+    hashes = [_input_hash(identity, case, plans, one) for one in chosen]
     targets = [
         (store.folder, one, digest)
         for store, one, digest in zip(stores, chosen, hashes, strict=True)
         if restart or not store.is_complete(case.id, digest)
     ]
     return _Task(case, identity, tuple(targets))
+
+
+def input_hash(case: Case, dataset: Dataset, plans: Plans, configuration: Configuration) -> str:
+    """Return the identity of what a stored case is made from: its raw files as they are now, and the settings."""
+    return _input_hash(raw_hash(case, dataset.labels, len(dataset.channel_names)), case, plans, configuration)
+
+
+def _input_hash(identity: str, case: Case, plans: Plans, configuration: Configuration) -> str:
+    return content_hash(identity, case.annotated, store_key(configuration, plans))
 
 
 def _process(context: _Context, task: _Task) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from autoseg import plugins
 from autoseg.devices import choose_device
 from autoseg.errors import UserError
+from autoseg.preprocessing.agreement import check_agreement
 from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
 from autoseg.training.asked import check_repeatable, checked_name, choose_labelled, configure, read_plans
@@ -261,7 +262,9 @@ class _Training:
                 mend=f"run: autoseg plan-and-preprocess {self.dataset.name} --plans-name {self.plans.plans_name} "
                 f"-c {self.configuration.name}",
             )
-        return CaseStore(folder)
+        store = CaseStore(folder)
+        check_agreement(store, self.dataset, self.plans, self.configuration)
+        return store
 
     def _context(
         self, fold: str, splits: list[dict[str, list[str]]], store: CaseStore, previous: str | None

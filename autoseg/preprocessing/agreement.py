@@ -1,0 +1,46 @@
+"""Whether a store holds what plans and raw files say today: both may have been changed since preprocessing."""
+
+from __future__ import annotations
+
+import logging
+
+from autoseg.errors import UserError
+from autoseg.plans import Configuration, Plans
+from autoseg.preprocessing.dataset import input_hash
+from autoseg.preprocessing.geometry import new_shape, target_spacing
+from autoseg.raw import Dataset
+from autoseg.store import CaseStore
+
+log = logging.getLogger(__name__)
+
+
+def check_agreement(store: CaseStore, dataset: Dataset, plans: Plans, configuration: Configuration) -> None:
+    """Raise UserError if cases of the store have another spacing than the configuration; warn of other changes since.
+
+    Other changes are those of raw files, labels and normalisation, as far as a case has them: times of files count, so
+    that files that were copied may be named without need.
+    """
+    mend = f"run: autoseg plan-and-preprocess {dataset.name} --keep-plans --plans-name {plans.plans_name}"
+    records = [store.read(case).record for case in store.cases]
+    for record in records:
+        found = record.properties
+        wanted = new_shape(found.shape_after_crop, found.spacing, target_spacing(configuration, found.spacing))
+        if tuple(wanted) != found.shape_resampled:
+            raise UserError(
+                f"case {record.id} was preprocessed to {found.shape_resampled} voxels; with the spacing "
+                f"{configuration.spacing} of configuration {configuration.name!r} it has {tuple(wanted)}",
+                where=store.folder,
+                mend=mend,
+            )
+    cases = {case.id: case for case in (*dataset.cases, *dataset.unlabelled)}
+    changed = [
+        record.id
+        for record in records
+        if record.id in cases and record.input_hash != input_hash(cases[record.id], dataset, plans, configuration)
+    ]
+    if changed:
+        log.warning(
+            "%d of %d case(s), such as %s, were preprocessed from files that have changed since, or by other settings "
+            "than the plans have now. To mend it, %s",
+            len(changed), len(records), changed[0], mend,
+        )  # fmt: skip
