@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
+from autoseg.network_room import check_network
 from autoseg.plans import NetworkSpec
 
 
@@ -27,6 +28,7 @@ class Architecture(nn.Module):
 
     def __init__(self, spec: NetworkSpec):
         super().__init__()
+        check_network(type(self), spec)
         self.spec = spec
         self.options = self.read_options(spec)
 

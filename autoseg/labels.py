@@ -9,25 +9,29 @@ region" (see preprocessing). *Outputs* are the channels of the network: with pla
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 from autoseg.errors import UserError
 from autoseg.plans import Frozen
 
 OUTSIDE = -1
+LOWEST, HIGHEST = -(2**63), 2**63 - 1  # what a label map can hold
+
+RawValue = Annotated[int, Field(ge=LOWEST, le=HIGHEST)]
 
 
 class Labels(Frozen):
     """The label definition of a data set, in the user's names and raw values."""
 
-    values: dict[str, tuple[int, ...]]  # foreground name -> raw values; several values make it a region
-    background: int = 0
-    ignore: tuple[int, ...] = ()  # raw values that carry no information
+    values: dict[str, tuple[RawValue, ...]]  # foreground name -> raw values; several values make it a region
+    background: RawValue = 0
+    ignore: tuple[RawValue, ...] = ()  # raw values that carry no information
     regions: bool = False  # True: one sigmoid output per entry of `values`
     paint_order: tuple[str, ...] = ()  # regions only: painted in this order, later ones over earlier ones
-    paint_values: tuple[int, ...] = ()  # regions only: the raw value painted for each name of paint_order
+    paint_values: tuple[RawValue, ...] = ()  # regions only: the raw value painted for each name of paint_order
 
     @cached_property
     def foreground_values(self) -> tuple[int, ...]:
@@ -145,6 +149,13 @@ def _values(name: str, value: Any, where: str) -> tuple[int, ...]:
             f"field labels.{name} must be an integer or a list of integers, got {value!r}",
             where=where,
             mend="write the value that the structure has in the label maps",
+        )
+    beyond = [entry for entry in entries if not LOWEST <= entry <= HIGHEST]
+    if beyond:
+        raise UserError(
+            f"field labels.{name} is {beyond[0]}, which no label map can hold",
+            where=where,
+            mend="write the value that the structure has in the label maps, an integer of at most 64 bits",
         )
     return tuple(entries)
 

@@ -7,13 +7,14 @@ members/<name>/plans.json, fold_0.safetensors, ...
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.plans import Frozen, Plans, parse
+from autoseg.raw.images import ENDINGS
 from autoseg.storage import file_hash, read_json
 
 MODEL_FILE = "model.json"
@@ -27,8 +28,8 @@ class Member(Frozen):
     configuration: str
     architecture: str
     trainer: str
-    folds: dict[str, str]  # fold name -> weights file, relative to the model folder
-    mirror_axes: tuple[int, ...]  # spatial axes of the patch that mirroring may flip
+    folds: dict[str, str] = Field(min_length=1)  # fold name -> weights file, relative to the model folder
+    mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]  # spatial axes of the patch that mirroring may flip
     previous_stage: str | None = None  # name of the member whose label map this one takes as input
     in_ensemble: bool = True  # False for a member that only serves as a previous stage
     network_options: dict[str, Any] = {}
@@ -48,7 +49,7 @@ class PostprocessingStep(Frozen):
     """Keep only the largest connected component of the union of some internal label values."""
 
     rule: Literal["keep_largest"] = "keep_largest"
-    values: tuple[int, ...]
+    values: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=1)
 
 
 class Model(Frozen):
@@ -66,6 +67,41 @@ class Model(Frozen):
     selection: dict[str, Any] = {}  # how it was chosen: scores of every candidate
     versions: dict[str, str] = {}
     checksums: dict[str, str] = {}  # relative file -> SHA-256
+
+    @field_validator("file_ending")
+    @classmethod
+    def _supported(cls, ending: str) -> str:
+        if ending.lower() not in ENDINGS:
+            raise ValueError(f"it must be one of {', '.join(ENDINGS)}")
+        return ending
+
+    @field_validator("labels")
+    @classmethod
+    def _usable(cls, labels: Labels) -> Labels:
+        values = labels.values
+        if not values or not all(values.values()):
+            raise ValueError("every label needs a value, and there must be at least one label")
+        if not labels.regions and len({one for one, *_ in values.values()}) < sum(map(len, values.values())):
+            raise ValueError("labels that are no regions must have one value each, and each its own")
+        if labels.regions and sorted(labels.paint_order) != sorted(values):
+            raise ValueError("paint_order must name every region once")
+        if labels.regions and len(labels.paint_values) != len(values):
+            raise ValueError("paint_values must have one entry per region")
+        unknown = set(labels.paint_values) - set(labels.foreground_values)
+        if unknown:
+            raise ValueError(f"paint_values {sorted(unknown)} are values of no region")
+        return labels
+
+    @model_validator(mode="after")
+    def _steps_of_labels(self) -> Model:
+        count = len(self.labels.foreground_values)
+        for number, step in enumerate(self.postprocessing):
+            unknown = [value for value in step.values if value > count]
+            if unknown:
+                raise ValueError(
+                    f"postprocessing.{number}.values has {unknown}, the labels have the internal values 1 to {count}"
+                )
+        return self
 
     def member(self, name: str) -> Member:
         """Return a member by name; an unknown name is a UserError that lists the known ones."""
@@ -94,8 +130,18 @@ def read_model(folder: Path, *, verify: bool = True) -> Model:
 
 
 def read_member_plans(folder: Path, member: Member) -> Plans:
-    """Return the plans of one member."""
-    return Plans.read(folder / member.plans_file)
+    """Return the plans of one member; what model.json says against them is a UserError."""
+    plans = Plans.read(folder / member.plans_file)
+    dims = plans.configuration(member.configuration).dims
+    beyond = [axis for axis in member.mirror_axes if axis >= dims]
+    if beyond:
+        raise UserError(
+            f"member {member.name!r}: field mirror_axes has {beyond}, but configuration {member.configuration!r} is "
+            f"{dims}D: its axes are 0 to {dims - 1}",
+            where=folder / MODEL_FILE,
+            mend="correct the field, or make the model anew",
+        )
+    return plans
 
 
 def checksums(folder: Path) -> dict[str, str]:

@@ -8,11 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from autoseg.errors import UserError
+from autoseg.plan_bounds import (
+    MOST_STAGES,
+    MOST_WEIGHTS,
+    BatchSize,
+    Blocks,
+    Channels,
+    Deviation,
+    Edge,
+    Intensity,
+    KernelEdge,
+    MedianEdge,
+    Spacing,
+    StoredSpacing,
+    Stride,
+    check_batch,
+    weights_of_convolutions,
+)
 from autoseg.storage import read_json, write_json
 
 Scheme = Literal["zscore", "ct", "none", "rescale_to_0_1", "rgb_to_0_1"]
@@ -36,14 +53,14 @@ class NetworkSpec(Frozen):
     """
 
     dims: Literal[2, 3]
-    in_channels: int = Field(ge=1)
-    num_outputs: int = Field(ge=1)
-    patch_size: tuple[int, ...]
-    strides: tuple[tuple[int, ...], ...]
-    kernel_sizes: tuple[tuple[int, ...], ...]
-    features: tuple[int, ...]
-    blocks_encoder: tuple[int, ...]
-    blocks_decoder: tuple[int, ...]
+    in_channels: Channels
+    num_outputs: Channels
+    patch_size: tuple[Edge, ...]
+    strides: tuple[tuple[Stride, ...], ...]
+    kernel_sizes: tuple[tuple[KernelEdge, ...], ...]
+    features: tuple[Channels, ...] = Field(min_length=1, max_length=MOST_STAGES)
+    blocks_encoder: tuple[Blocks, ...]
+    blocks_decoder: tuple[Blocks, ...]
     deep_supervision: bool = True
     options: dict[str, Any] = {}
 
@@ -56,7 +73,20 @@ class NetworkSpec(Frozen):
         for entry in (self.patch_size, *self.strides, *self.kernel_sizes):
             if len(entry) != self.dims:
                 raise ValueError(f"{entry} must have dims={self.dims} entries")
+        check_batch(self.patch_size)
+        if self.weights > MOST_WEIGHTS:
+            raise ValueError(
+                f"kernel_sizes {self.kernel_sizes}, features {self.features} and blocks {self.blocks_encoder} ask for "
+                f"{self.weights} weights, more than {MOST_WEIGHTS}"
+            )
         return self
+
+    @property
+    def weights(self) -> int:
+        """Return the weights of a U-Net of these blocks: about how large the network is."""
+        coder = weights_of_convolutions(self.kernel_sizes, self.features, self.blocks_encoder)
+        decoder = (self.kernel_sizes[:-1], self.features[:-1], self.blocks_decoder[::-1])
+        return coder + weights_of_convolutions(*decoder)
 
     @property
     def total_stride(self) -> tuple[int, ...]:
@@ -86,10 +116,10 @@ class Configuration(Frozen):
 
     name: str
     dims: Literal[2, 3]
-    spacing: tuple[Annotated[float, Field(gt=0, allow_inf_nan=False)], ...]  # mm
-    median_shape: tuple[float, ...]
-    patch_size: tuple[int, ...]
-    batch_size: int = Field(ge=1)
+    spacing: tuple[Spacing, ...]  # mm
+    median_shape: tuple[MedianEdge, ...]
+    patch_size: tuple[Edge, ...]
+    batch_size: BatchSize
     batch_dice: bool
     normalization: tuple[Scheme, ...]
     use_mask: tuple[bool, ...]
@@ -107,6 +137,7 @@ class Configuration(Frozen):
                 raise ValueError(f"{field} must have dims={self.dims} entries")
         if self.network.patch_size != self.patch_size:
             raise ValueError("network.patch_size differs from patch_size")
+        check_batch(self.patch_size, self.batch_size)
         if len(self.normalization) != len(self.use_mask):
             raise ValueError("normalization and use_mask must both have one entry per channel")
         if self.data_identifier.startswith(".") or {"/", "\\", "\0"} & set(self.data_identifier):
@@ -117,13 +148,22 @@ class Configuration(Frozen):
 class ChannelIntensities(Frozen):
     """Pooled foreground intensities of one channel."""
 
-    mean: float
-    median: float
-    std: float
-    min: float
-    max: float
-    percentile_00_5: float
-    percentile_99_5: float
+    mean: Intensity
+    median: Intensity
+    std: Deviation  # 0 of a channel that has one value everywhere
+    min: Intensity
+    max: Intensity
+    percentile_00_5: Intensity
+    percentile_99_5: Intensity
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ChannelIntensities:
+        low, high = self.percentile_00_5, self.percentile_99_5
+        if low > high:
+            raise ValueError(f"percentile_00_5 {low} is above percentile_99_5 {high}")
+        if self.std == 0 and high - low > 1e-3 * max(abs(low), abs(high)):
+            raise ValueError(f"std is 0, though the values differ: percentiles {low} to {high}")
+        return self
 
 
 class Plans(Frozen):
@@ -135,8 +175,8 @@ class Plans(Frozen):
     planner: str
     transpose_forward: tuple[int, int, int]
     transpose_backward: tuple[int, int, int]
-    original_median_spacing: tuple[float, float, float]
-    original_median_shape: tuple[float, float, float]
+    original_median_spacing: tuple[StoredSpacing, StoredSpacing, StoredSpacing]
+    original_median_shape: tuple[MedianEdge, MedianEdge, MedianEdge]
     intensities: tuple[ChannelIntensities, ...]
     channel_names: tuple[str, ...]
     configurations: dict[str, Configuration]

@@ -15,10 +15,10 @@ ROOT = Path(autoseg.__file__).resolve().parent
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    "errors storage randomness plans architecture labels plugins workspace workers model_folder devices "
+    "errors storage randomness plans plan_bounds architecture network_room labels plugins workspace workers devices "
     "machine lock waiting watching interpreter_watch hang_teller deadlines worker_pool worker_results worker_start "
-    "crash_guard",
-    "raw preprocessing fingerprinting store",
+    "crash_guard worker_life plan_bounds network_room",
+    "raw preprocessing fingerprinting store model_folder",
     "batches losses evaluation",
     "inference",
     "training",

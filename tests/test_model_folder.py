@@ -96,6 +96,53 @@ def test_every_file_of_a_member_needs_a_checksum(folder, changes):
         read_model(folder)
 
 
+REGIONS = {"values": {"whole": (1, 2), "core": (2,)}, "regions": True}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"file_ending": "/../../../evil.nii.gz"}, r"field file_ending: it must be one of \.nii\.gz, .*evil"),
+        ({"file_ending": ""}, "field file_ending"),
+        ({"labels": {"values": {"a": [10**30]}}}, r"field labels\.values\.a\.0: .*less than or equal"),
+        ({"labels": {"values": {}}}, "field labels: .*at least one label"),
+        ({"labels": {"values": {"a": []}}}, "field labels: every label needs a value"),
+        ({"labels": {"values": {"a": [1], "b": [1]}}}, "field labels: .*each its own"),
+        ({"labels": {"values": {"a": [1, 2]}}}, "field labels: .*one value each"),
+        ({"labels": REGIONS | {"paint_order": ["whole"], "paint_values": [1]}}, "paint_order must name every region"),
+        ({"labels": REGIONS | {"paint_order": ["whole", "core"], "paint_values": [1]}}, "one entry per region"),
+        ({"labels": REGIONS | {"paint_order": ["whole", "core"], "paint_values": [1, 7]}}, r"\[7\] are values of no"),
+        ({"postprocessing": [{"values": [1]}, {"values": [1, 2]}]}, r"postprocessing\.1\.values has \[2\].* 1 to 1"),
+        ({"postprocessing": [{"values": [0]}]}, r"field postprocessing\.0\.values\.0: .*greater than or equal to 1"),
+        ({"postprocessing": [{"values": []}]}, r"field postprocessing\.0\.values: .*at least 1 item"),
+        ({"members": [member().model_dump() | {"folds": {}}]}, r"field members\.0\.folds: .*at least 1 item"),
+        ({"members": [member().model_dump() | {"mirror_axes": [0, 7]}]}, r"members\.0\.mirror_axes\.1: .*'7'"),
+        ({"members": [member().model_dump() | {"mirror_axes": [-1]}]}, r"members\.0\.mirror_axes\.0: .*'-1'"),
+    ],
+)
+def test_what_no_model_can_have(folder, changes, message):
+    write(folder)
+    content = json.loads((folder / "model.json").read_text())
+    content.pop("autoseg_checksum", None)
+    (folder / "model.json").write_text(json.dumps(content | changes))
+    with pytest.raises(UserError, match=message) as caught:
+        read_model(folder)
+    assert str(folder / "model.json") in str(caught.value)
+    assert "To mend it: " in str(caught.value)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".PNG", ".tif", ".mha"])
+def test_file_endings_that_can_be(folder, ending):
+    write(folder, file_ending=ending)
+    assert read_model(folder).file_ending == ending
+
+
+def test_regions_and_steps_that_fit_are_taken(folder):
+    labels = REGIONS | {"paint_order": ["whole", "core"], "paint_values": [1, 2]}
+    write(folder, labels=labels, postprocessing=[{"values": [1, 2]}])
+    assert read_model(folder).postprocessing[0].values == (1, 2)
+
+
 def test_no_model_here(tmp_path):
     with pytest.raises(UserError, match=r"model\.json: the file does not exist"):
         read_model(tmp_path)

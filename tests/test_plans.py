@@ -101,6 +101,105 @@ def test_a_fault_is_told_with_file_field_and_value(tmp_path, field, value, messa
     assert "To mend it" in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [
+        ("in_channels", 1, 65536),
+        ("num_outputs", 1, 65536),
+        ("patch_size", 1, 65536),
+        ("strides", 1, 64),
+        ("kernel_sizes", 1, 127),
+        ("features", 1, 65536),
+        ("blocks_encoder", 0, 256),
+        ("blocks_decoder", 0, 256),
+    ],
+)
+def test_numbers_of_a_network_have_bounds(field, least, most):
+    def spec_with(value):
+        content = spec(dims=2, stages=2).model_dump()
+        old = content[field]
+        if isinstance(old, int):
+            content[field] = value
+        elif isinstance(old[0], int):
+            content[field] = (value, *old[1:])
+        else:
+            content[field] = ((value, *old[0][1:]), *old[1:])
+        return NetworkSpec(**content)
+
+    for value in (least, 2, 32, most if field != "features" else 4096):  # the widest alone have too many weights
+        spec_with(value)
+    for value in (least - 1, most + 1, 10**30):
+        with pytest.raises(ValidationError, match=f"{field}(.|\n)*should be (less|greater) than or equal to"):
+            spec_with(value)
+
+
+def test_a_network_has_one_to_sixteen_stages():
+    for stages in (1, 16):
+        one = spec(dims=2, stages=1).model_dump()
+        lists = {
+            name: [*one[name]] * stages for name in ("strides", "kernel_sizes", "features", "blocks_encoder")
+        }  # fmt: skip
+        NetworkSpec(**{**one, **lists, "blocks_decoder": [1] * (stages - 1)})
+    with pytest.raises(ValidationError, match="at most 16 items"):
+        NetworkSpec(**{**one, **{name: [*entries, entries[0]] for name, entries in lists.items()}})
+    with pytest.raises(ValidationError, match="at least 1 item"):
+        NetworkSpec(**{**one, **dict.fromkeys(lists, ())})
+
+
+def test_all_weights_together_have_a_bound():
+    content = spec(dims=2, stages=1).model_dump() | {"blocks_encoder": (1,), "kernel_sizes": ((1, 1),)}
+    assert NetworkSpec(**{**content, "features": (65536,)}).weights == 2**32
+    with pytest.raises(ValidationError, match=r"features \(65536,\).* ask for 38654705664 weights, more than"):
+        NetworkSpec(**{**content, "features": (65536,), "kernel_sizes": ((3, 3),)})
+
+
+def test_weights_count_encoder_and_decoder():
+    content = spec(dims=2, stages=2).model_dump()
+    content |= {"features": (2, 5), "kernel_sizes": ((1, 3), (3, 3)), "blocks_encoder": (1, 4), "blocks_decoder": (7,)}
+    assert NetworkSpec(**content).weights == 3 * 4 * 1 + 9 * 25 * 4 + 3 * 4 * 7
+
+
+def test_a_batch_has_a_bound_of_voxels():
+    wide = spec().model_copy(update={"patch_size": (64, 64, 64)})
+    assert configuration(patch_size=(64,) * 3, network=wide, batch_size=2**13).batch_size == 2**13
+    with pytest.raises(ValidationError, match=r"batch_size 8193 with patch_size \(64, 64, 64\) has 2147745792 voxels"):
+        configuration(patch_size=(64,) * 3, network=wide, batch_size=2**13 + 1)
+    with pytest.raises(ValidationError, match=r"patch_size \(8000, 8000, 8000\) has 512000000000 voxels"):
+        spec(patch=8000)
+
+
+@pytest.mark.parametrize("spacing", [1e-6, 0.7, 999, 1e5])
+def test_spacings_that_can_be(spacing):
+    assert configuration(spacing=(1, 1, spacing)).spacing[2] == spacing
+
+
+@pytest.mark.parametrize("spacing", [0, -1, 1e-9, 1e9, float("nan"), float("inf")])
+def test_spacings_that_cannot_be(spacing):
+    with pytest.raises(ValidationError, match=r"spacing\.2"):
+        configuration(spacing=(1, 1, spacing))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"std": -0.5}, "std"),
+        ({"std": 0}, "std is 0, though the values differ: percentiles 0.1 to 2.9"),
+        ({"mean": float("nan")}, "mean"),
+        ({"std": float("inf")}, "std"),
+        ({"percentile_00_5": 3}, "percentile_00_5 3.0 is above percentile_99_5 2.9"),
+    ],
+)
+def test_intensities_that_cannot_be(changes, message):
+    sound = plans().intensities[0].model_dump()
+    with pytest.raises(ValidationError, match=message):
+        ChannelIntensities(**{**sound, **changes})
+
+
+def test_a_channel_of_one_value_has_no_deviation():
+    values = dict.fromkeys(("mean", "median", "min", "max", "percentile_00_5", "percentile_99_5"), 7)
+    assert ChannelIntensities(**values, std=0).std == 0
+
+
 def test_plans_of_another_format_are_refused(tmp_path):
     content = plans().model_dump(mode="json") | {"format": 2}
     (tmp_path / "a.json").write_text(json.dumps(content))

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from autoseg.errors import UserError
-from autoseg.model_folder import Member, Model, read_member_plans
+from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans
+from autoseg.network_room import check_patch
 from autoseg.plans import Configuration, NetworkSpec, Plans
 from autoseg.plugins import build_network
 
@@ -89,12 +90,14 @@ def _load_member(
 ) -> LoadedMember:
     plans = read_member_plans(folder, member)
     configuration = plans.configuration(member.configuration)
+    _check_dimensions(folder, model, member, configuration)
     if configuration.network.num_outputs != model.labels.num_outputs:
         raise UserError(
             f"the network of member {member.name!r} has {configuration.network.num_outputs} outputs, "
             f"the labels need {model.labels.num_outputs}",
             where=folder,
         )
+    check_patch(configuration)
     reference = _architecture(folder, model, member, trust_plugins)
     options = {**configuration.network.options, **member.network_options, **network_options}
     spec = configuration.network.model_copy(update={"options": options})
@@ -103,6 +106,15 @@ def _load_member(
     files = [folder / member.folds[fold] for fold in chosen]
     networks = tuple(_load_network(reference, spec, file, device, installed=installed) for file in files)
     return LoadedMember(member, plans, configuration, chosen, networks)
+
+
+def _check_dimensions(folder: Path, model: Model, member: Member, configuration: Configuration) -> None:
+    if configuration.dims > model.dims_of_data:
+        raise UserError(
+            f"field dims_of_data is {model.dims_of_data}, but member {member.name!r} predicts in {configuration.dims}D",
+            where=folder / MODEL_FILE,
+            mend="correct the field, or make the model anew",
+        )
 
 
 def _architecture(folder: Path, model: Model, member: Member, trust_plugins: bool) -> str:

@@ -1,19 +1,18 @@
-"""Faulty plans, settings, splits and models, by name: the command that meets them, and what the message must say."""
+"""Faulty plans, settings and splits, by name: the command that meets them, and what the message must say."""
 
 from __future__ import annotations
 
 import json
-import shutil
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bad_data import Data
-from bad_images import spoil
-from model_factory import edit_model, make_plans, write_model
+from model_factory import make_plans
 
-from autoseg.storage import read_json, write_json
+from autoseg.storage import read_json
 
 
 def plans_of(data: Data) -> Path:
@@ -50,6 +49,11 @@ def change(*path: str, to: Any) -> Callable[[dict], None]:
 
 IN_3D = ("configurations", "3d")
 NETWORK = (*IN_3D, "network")
+
+
+def huge_patch(content: dict) -> None:
+    for path in (IN_3D, NETWORK):
+        change(*path, "patch_size", to=[8000] * 3)(content)
 
 
 def splits(content: Any):
@@ -132,6 +136,50 @@ SETTINGS = {
         train(plans=change(*IN_3D, "data_identifier", to="../../elsewhere")),
         "data_identifier",
     ),
+    "plans with a batch of a thousand million": (
+        train(plans=change(*IN_3D, "batch_size", to=10**9)),
+        "field configurations.3d.batch_size: Input should be less than or equal to 65536, got '1000000000'",
+    ),
+    "plans with a patch that no device holds": (
+        train(plans=huge_patch),
+        "patch_size (8000, 8000, 8000) has 512000000000 voxels, more than 2147483648",
+    ),
+    "plans with features beyond all bounds": (
+        train(plans=change(*NETWORK, "features", to=[10**9] * 2)),
+        "field configurations.3d.network.features.0: Input should be less than or equal to 65536",
+    ),
+    "plans with features of no channel": (
+        train(plans=change(*NETWORK, "features", to=[0, 0])),
+        "field configurations.3d.network.features.0: Input should be greater than or equal to 1",
+    ),
+    "plans with kernels beyond all bounds": (
+        train(plans=change(*NETWORK, "kernel_sizes", to=[[3001] * 3] * 2)),
+        "field configurations.3d.network.kernel_sizes.0.0: Input should be less than or equal to 127, got '3001'",
+    ),
+    "plans with more weights than any device holds": (
+        train(plans=change(*NETWORK, "features", to=[65536] * 2)),
+        "weights, more than 17179869184",
+    ),
+    "plans with a spacing of a thousand kilometres": (
+        train(plans=change(*IN_3D, "spacing", to=[1, 1, 1e9])),
+        "field configurations.3d.spacing.2: Input should be less than or equal to 100000",
+    ),
+    "plans with a spacing below a nanometre": (
+        train(plans=change(*IN_3D, "spacing", to=[1, 1, 1e-9])),
+        "field configurations.3d.spacing.2: Input should be greater than or equal to 0.000001, got '1e-09'",
+    ),
+    "plans with a negative standard deviation": (
+        train(plans=change("intensities", 0, "std", to=-1)),
+        "field intensities.0.std: Input should be greater than or equal to 0, got '-1'",
+    ),
+    "plans with no standard deviation where values differ": (
+        train(plans=change("intensities", 0, "std", to=0)),
+        "field intensities.0: std is 0, though the values differ",
+    ),
+    "plans with a mean that is no number": (
+        train(plans=change("intensities", 0, "mean", to=math.nan)),
+        "field intensities.0.mean: Input should be a finite number, got 'nan'",
+    ),
     "plans of an unknown name": (lambda d: [*train()(d)[:-4], "--plans", "none", "--device", "cpu"], "plans/none.json"),
     "a configuration that the plans lack": (train(configuration="4d"), "have no configuration '4d'"),
     "data that are not preprocessed": (train(), "preprocess"),
@@ -159,106 +207,5 @@ UNPLANNED = {
     "every label map in another place": (
         planning(every_label_map_elsewhere),
         "2 case(s) failed; there is no other case",
-    ),
-}
-
-
-def predict(prepare: Callable[[Data, Path], Any] = lambda data, model: None, *arguments: str):
-    """Return what prepares `autoseg predict` with a tiny model, changed by `prepare`, for the images of `data`."""
-
-    def make(data: Data) -> list[str]:
-        model = write_model(data.place / "model")
-        prepare(data, model)
-        where = ["-i", str(data.folder / "imagesTr"), "-o", str(data.place / "out"), "-m", str(model)]
-        return ["predict", *where, "--device", "cpu", *arguments]
-
-    return make
-
-
-def edited(**changes: Any):
-    return predict(lambda data, model: edit_model(model, **changes))
-
-
-def described(**changes: Any):
-    """Change fields of model.json itself."""
-
-    def prepare(data: Data, model: Path) -> None:
-        write_json(model / "model.json", read_json(model / "model.json") | changes)
-
-    return predict(prepare)
-
-
-def weights(model: Path) -> Path:
-    return next(model.glob("members/*/fold_0.safetensors"))
-
-
-def bring_source(data: Data, model: Path) -> None:
-    source = model / "members" / "member0" / "network.py"
-    source.write_text(f"open({str(data.place / 'executed')!r}, 'w')\n")
-    edit_model(model, architecture="foreign", plugin_source="members/member0/network.py")
-
-
-MODELS = {
-    "a folder without a model": (
-        predict(lambda d, m: (m / "model.json").unlink()),
-        "model.json: the file does not exist",
-    ),
-    "a model.json that is no JSON": (predict(lambda d, m: (m / "model.json").write_text("{")), "not valid JSON"),
-    "a model.json of another format": (described(format=2), "field format"),
-    "a model.json with an unknown field": (described(code="print(1)"), "field code"),
-    "weights with one flipped bit": (
-        predict(lambda d, m: weights(m).write_bytes(weights(m).read_bytes()[:-1] + b"\0")),
-        "does not match its checksum",
-    ),
-    "weights that are missing": (predict(lambda d, m: weights(m).unlink()), "the file is missing"),
-    "weights outside of the model folder": (edited(folds={"0": "../../w.safetensors"}), "points outside"),
-    "plans at an absolute path": (edited(plans_file="/etc/passwd"), "points outside"),
-    "plug-in source in the model folder": (predict(bring_source), "--trust-plugins"),
-    "an architecture that is a path": (edited(architecture="../../network.py"), "network.py"),
-    "a fold that the model lacks": (predict(lambda d, m: None, "--folds", "3"), "3"),
-    "a folder of images that does not exist": (
-        predict(lambda d, m: shutil.rmtree(d.folder / "imagesTr")),
-        "the folder does not exist",
-    ),
-    "a folder without images": (
-        predict(lambda d, m: [f.unlink() for f in d.folder.glob("imagesTr/*")]),
-        "the folder has no images",
-    ),
-    "no case with a name that can be one of a file": (
-        predict(lambda d, m: [f.rename(str(f).replace("d_0000", "..d_0000")) for f in d.folder.glob("imagesTr/*")]),
-        "the case name 'ba..d' cannot become a file name",
-    ),
-    "input and output in one folder": (
-        lambda d: [text.replace(str(d.place / "out"), str(d.folder / "imagesTr")) for text in predict()(d)],
-        "input and output are the same folder",
-    ),
-}
-
-# One bad image among good ones: exit code 1, and the others are complete.
-CASES = {
-    "a link to nothing among the images": (
-        predict(lambda d, m: (d.image.unlink(), d.image.symlink_to("nowhere"))),
-        "the link leads to no file",
-    ),
-    "a case whose first channel is missing": (
-        predict(lambda d, m: d.image.rename(d.image.with_name("bad_0001.nii.gz"))),
-        "channel file bad_0000.nii.gz is missing",
-    ),
-    "a case whose name cannot be one of a file": (
-        predict(lambda d, m: d.image.rename(d.image.with_name("b..d_0000.nii.gz"))),
-        "the case name 'b..d' cannot become a file name",
-    ),
-    "an empty image among good ones": (predict(lambda d, m: d.image.write_bytes(b"")), "the file is empty"),
-    "a truncated image among good ones": (
-        predict(lambda d, m: d.image.write_bytes(d.image.read_bytes()[:999])),
-        "truncated",
-    ),
-    "NaN voxels among good images": (
-        predict(lambda d, m: d.voxels(d.image, lambda a: spoil(a, np.nan))),
-        "channel 0 has 3 NaN",
-    ),
-    "two channels where one is meant": (
-        predict(lambda d, m: d.voxels(d.image, lambda a: np.stack([a, a], -1))),
-        "2 channel(s)",
     ),
 }

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bad_descriptions
 import bad_images
+import bad_models
 import bad_settings
 import pytest
 from bad_data import sound
@@ -56,8 +57,8 @@ CHECKED = [
 COMMANDS = [
     *kinds("Plans, settings and splits", bad_settings.SETTINGS, 2),
     *kinds("Data sets that cannot be planned", bad_settings.UNPLANNED, 2),
-    *kinds("Models and folders of images", bad_settings.MODELS, 2),
-    *kinds("Images to be segmented", bad_settings.CASES, 1),
+    *kinds("Models and folders of images", bad_models.MODELS, 2),
+    *kinds("Images to be segmented", bad_models.CASES, 1),
 ]
 ids = {"ids": lambda kind: f"{kind.group}: {kind.name}".replace(" ", "_")}
 
