@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, Member, Model, checksums
@@ -16,6 +17,12 @@ from autoseg.plugins import find
 from autoseg.selection.runs import Experiment, Run
 from autoseg.storage import remove_leftovers, write_json
 from autoseg.workspace import Workspace
+
+# What a model folder keeps of run.json, beside the weights of each fold.
+TRAINING = (
+    "method", "architecture", "settings", "steps", "steps_done", "time_budget", "seed", "precision", "deterministic",
+    "processes", "device", "parameters", "versions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,7 @@ def _write_member(root: Path, source: MemberSource) -> Member:
         folds[fold] = f"{relative}/fold_{fold}.safetensors"
         shutil.copyfile(run.weights, root / folds[fold])
         run.check_weights(root / folds[fold])
+        write_json((root / folds[fold]).with_suffix(".json"), _training_of(run), sealed=True)
     plugin = None
     if source.plugin_source is not None:
         plugin = f"{relative}/{source.plugin_source.name}"
@@ -90,6 +98,11 @@ def _write_member(root: Path, source: MemberSource) -> Member:
         in_ensemble=source.in_ensemble,
         plugin_source=plugin,
     )
+
+
+def _training_of(run: Run) -> dict[str, Any]:
+    """Return how a fold was trained: resolved settings with their origins, seed, versions; no names of cases."""
+    return {name: run.record[name] for name in TRAINING if name in run.record}
 
 
 def _replace(folder: Path, new: Path) -> None:

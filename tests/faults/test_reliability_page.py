@@ -32,3 +32,12 @@ def test_every_row_has_a_proof_or_is_open(rows, repository):
         _, promise, proof, _ = row.split("|")
         assert promise.strip(), row
         assert NAMED.search(proof) or proof.strip().startswith("open: "), row
+
+
+def test_every_record_that_is_promised_is_there(rows, repository):
+    recorded = (repository / "benchmarks" / "RESULTS.md").read_text(encoding="utf-8")
+    scripts = {script for row in rows for script in re.findall(r"benchmarks/\w+\.py", row)}
+    assert scripts
+    for script in scripts:
+        assert (repository / script).is_file()
+        assert re.search(rf"^## .*`python {script}", recorded, flags=re.MULTILINE), f"no figures of {script}"

@@ -1,5 +1,6 @@
 """From run folders to a model folder that predicts: ensembles, ties, folds, cascades, atomic replacement."""
 
+import json
 import shutil
 
 import numpy as np
@@ -200,6 +201,23 @@ def test_a_flipped_bit_of_weights_does_not_get_into_a_model(lab, monkeypatch):
     with pytest.raises(UserError, match=told):  # what was damaged since, too, or by the copying
         find_best(lab.name, lab.workspace, workers=1)
     assert read_model(model)
+
+
+def test_a_model_folder_says_how_each_fold_was_trained(lab):
+    settings = {"steps": {"value": 7, "origin": "--set"}, "optimizer": {"value": "adamw", "origin": "plan"}}
+    for fold, cases in lab.folds.items():
+        folder = lab.run("3d_fullres", fold, cases, 0.0)
+        given = {"settings": settings, "seed": int(fold), "versions": {"autoseg": "0.1.0"}, "steps_done": 7}
+        write_json(folder / "run.json", {**read_json(folder / "run.json"), **given}, sealed=True)
+    model = find_best(lab.name, lab.workspace, workers=1)
+    for fold in lab.folds:
+        kept = read_json(model / "members" / "3d_fullres" / f"fold_{fold}.json")
+        assert (kept["settings"], kept["seed"], kept["steps_done"]) == (settings, int(fold), 7)
+        assert kept["versions"] == {"autoseg": "0.1.0"}
+        assert not any(case.id in json.dumps(kept) for case in lab.dataset.cases)  # names of patients stay at home
+    (model / "members" / "3d_fullres" / "fold_0.json").write_text("{}")
+    with pytest.raises(UserError, match=r"fold_0\.json"):
+        read_model(model)
 
 
 def _only_copies(check):
