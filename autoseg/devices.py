@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BF16_BLOCK = 32  # channels that oneDNN computes at once in bf16
 FULL_DEVICE = (
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "MPS backend out of memory",
+    "DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory",
 )  # fmt: skip
 
 

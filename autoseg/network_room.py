@@ -28,14 +28,9 @@ def check_network(kind: type[nn.Module], spec: NetworkSpec) -> None:
     free = available_memory()
     if MARGIN * BYTES * spec.weights <= free or isinstance(torch.empty(0), FakeTensor):
         return
-    try:
-        with FakeTensorMode():
-            network = kind(spec)
-    except UserError:
-        raise
-    except Exception:  # not to be traced: building it tells
+    needed = weight_bytes(kind, spec)
+    if needed is None:
         return
-    needed = BYTES * sum(math.prod(parameter.shape) for parameter in network.parameters())
     if needed > free:
         raise UserError(
             f"the weights of {kind.__name__} with features {spec.features}, kernel_sizes {spec.kernel_sizes} and "
@@ -43,6 +38,18 @@ def check_network(kind: type[nn.Module], spec: NetworkSpec) -> None:
             where="network",
             mend="correct these fields of the plans, or use a machine with more memory",
         )
+
+
+def weight_bytes(kind: type[nn.Module], spec: NetworkSpec) -> int | None:
+    """Return the bytes of the weights of `kind(spec)` without allocating them; None where it cannot be traced."""
+    try:
+        with FakeTensorMode():
+            network = kind(spec)
+    except UserError:
+        raise
+    except Exception:  # not to be traced: building it tells
+        return None
+    return BYTES * sum(math.prod(parameter.shape) for parameter in network.parameters())
 
 
 def check_patch(configuration: Configuration) -> None:

@@ -16,7 +16,7 @@ Channels = Annotated[int, Field(ge=1, le=65536)]
 Edge = Annotated[int, Field(ge=1, le=65536)]  # voxels
 Stride = Annotated[int, Field(ge=1, le=64)]
 KernelEdge = Annotated[int, Field(ge=1, le=127)]
-Blocks = Annotated[int, Field(ge=0, le=256)]
+Blocks = Annotated[int, Field(ge=1, le=256)]
 BatchSize = Annotated[int, Field(ge=1, le=65536)]
 Spacing = Annotated[float, Field(ge=1e-6, le=1e5, allow_inf_nan=False)]  # mm, of what is resampled
 StoredSpacing = Annotated[float, Field(gt=0, allow_inf_nan=False)]  # mm, of the data

@@ -184,10 +184,13 @@ class Plans(Frozen):
     notes: tuple[str, ...] = ()  # the plan in words, for the report
 
     @model_validator(mode="after")
-    def _axes_go_there_and_back(self) -> Plans:
+    def _consistent(self) -> Plans:
         there, back = self.transpose_forward, self.transpose_backward
         if sorted(there) != [0, 1, 2] or tuple(there[axis] for axis in back) != (0, 1, 2):
             raise ValueError(f"transpose_backward {back} does not undo transpose_forward {there}")
+        channels = len(self.channel_names)
+        if len(self.intensities) != channels:
+            raise ValueError(f"intensities has {len(self.intensities)} entries for {channels} channel(s)")
         return self
 
     def configuration(self, name: str) -> Configuration:

@@ -30,3 +30,12 @@ def test_wide_networks_keep_their_layout_in_bfloat16(width, precision, channels_
     network = nn.Sequential(nn.Conv2d(1, width, 3), nn.Conv2d(width, 64, 3), nn.Conv2d(64, 2, 1))  # the head is narrow
     lay_out_for_cpu(network, 2, precision)
     assert network[1].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+
+def test_a_full_memory_of_the_cpu_is_a_full_device():
+    from autoseg.devices import is_out_of_memory
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    assert is_out_of_memory(caught.value)
+    assert not is_out_of_memory(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))

@@ -110,8 +110,8 @@ def test_a_fault_is_told_with_file_field_and_value(tmp_path, field, value, messa
         ("strides", 1, 64),
         ("kernel_sizes", 1, 127),
         ("features", 1, 65536),
-        ("blocks_encoder", 0, 256),
-        ("blocks_decoder", 0, 256),
+        ("blocks_encoder", 1, 256),
+        ("blocks_decoder", 1, 256),
     ],
 )
 def test_numbers_of_a_network_have_bounds(field, least, most):
@@ -198,6 +198,14 @@ def test_intensities_that_cannot_be(changes, message):
 def test_a_channel_of_one_value_has_no_deviation():
     values = dict.fromkeys(("mean", "median", "min", "max", "percentile_00_5", "percentile_99_5"), 7)
     assert ChannelIntensities(**values, std=0).std == 0
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_every_channel_has_its_intensities(count):
+    content = plans().model_dump()
+    content["intensities"] *= count
+    with pytest.raises(ValidationError, match=f"intensities has {count} entries for 1 channel"):
+        Plans.model_validate(content)
 
 
 def test_plans_of_another_format_are_refused(tmp_path):

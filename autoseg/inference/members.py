@@ -15,11 +15,13 @@ from torch import nn
 
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans
-from autoseg.network_room import check_patch
+from autoseg.network_room import BYTES, check_patch, weight_bytes
 from autoseg.plans import Configuration, NetworkSpec, Plans
-from autoseg.plugins import build_network
+from autoseg.plugins import build_network, load
 
 log = logging.getLogger(__name__)
+FAR = 4  # times the size of a file of weights, which may be of 16 bits
+WORTH_COUNTING = 2**28  # bytes of weights that are allocated in no time
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,23 @@ def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | Non
     return chosen
 
 
+def _check_size(reference: str, spec: NetworkSpec, file: Path, *, installed: bool) -> None:
+    """Refuse a network far larger than its file of weights before the minutes that building it takes."""
+    there = file.stat().st_size
+    if BYTES * spec.weights <= FAR * there + WORTH_COUNTING:
+        return
+    needed = weight_bytes(load("architecture", reference, installed=installed), spec)
+    if needed is not None and needed > FAR * there:
+        raise UserError(
+            f"the weights do not fit architecture {reference!r}: by the plans they need {needed} bytes, the file has "
+            f"{there}",
+            where=file,
+            mend="correct features, kernel_sizes and blocks in the plans of the model, or make the model anew",
+        )
+
+
 def _load_network(reference: str, spec: NetworkSpec, file: Path, device: torch.device, *, installed: bool) -> nn.Module:
+    _check_size(reference, spec, file, installed=installed)
     network = build_network(reference, spec, installed=installed)
     try:
         network.load_state_dict(load_file(file))

@@ -97,6 +97,10 @@ MODELS = {
         planned(change(*IN_MEMBER, "network", "blocks_encoder", to=[10**7] * 2)),
         "field configurations.member0.network.blocks_encoder.0: Input should be less than or equal to 256",
     ),
+    "a model whose network is far larger than its weights": (
+        planned(change(*IN_MEMBER, "network", "features", to=[4096] * 2)),
+        "fold_0.safetensors: the weights do not fit architecture 'plain_unet': by the plans they need",
+    ),
     "a model without a fold": (edited(folds={}), "field members.0.folds: Dictionary should have at least 1 item"),
     "a model with a label that no file can hold": (
         labelled(10**30),
