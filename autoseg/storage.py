@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
+from autoseg.regular_files import refuse_irregular
 
 SEAL = "autoseg_checksum"  # first field of the JSON files that stages leave for each other
 SEAL_KIND = "autoseg-sha256:"
@@ -27,12 +28,16 @@ LEFTOVER_SECONDS = 3600.0
 LONGEST_NAME = 80  # letters of a foreign name that a message repeats
 _SPACE = "free some space, then repeat the command: what is finished is kept"
 _PLACE = "choose another place, or ask for the right to use this one"
+_NAME = "a file and a folder cannot have one name: choose another name, or rename what is there"
 WRITE_MENDS = {
     errno.ENOSPC: _SPACE,
     errno.EDQUOT: _SPACE,
     errno.EROFS: _PLACE,
     errno.EACCES: _PLACE,
     errno.EPERM: _PLACE,
+    errno.EISDIR: _NAME,
+    errno.ENOTDIR: _NAME,
+    errno.EEXIST: _NAME,
 }
 
 log = logging.getLogger(__name__)
@@ -106,6 +111,7 @@ def read_json(path: Path, *, editable: bool = False) -> Any:
     Files that people may well change are `editable`: a checksum that does not match is then only a warning. The
     checksum is of the values, whatever the layout, and is no part of what is returned.
     """
+    refuse_irregular(path)
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text, object_pairs_hook=_object)
@@ -168,6 +174,7 @@ def content_hash(*contents: Any) -> str:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 hex digest of a file, read in blocks."""
+    refuse_irregular(path)
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

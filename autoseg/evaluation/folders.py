@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +16,8 @@ from autoseg.evaluation.summary import summarize, write_summary
 from autoseg.labels import Labels, labels_from_description
 from autoseg.raw import compare, read_label
 from autoseg.raw.images import ENDINGS
-from autoseg.raw.problems import short
+from autoseg.raw.problems import is_there, short
+from autoseg.regular_files import irregular
 from autoseg.storage import read_json
 from autoseg.workers import run_cases
 
@@ -103,6 +105,7 @@ def evaluate(
         mend = 'write {"labels": {"background": 0, "tumour": 1}}'
         raise UserError("the file must hold one JSON object", where=description_file, mend=mend)
     labels = labels_from_description(_modern(description), where=str(description_file))
+    target = _target(Path(output) if output is not None else predictions, description_file)
     pairs = _pairs(predictions, references, _ending(description, description_file), labels, tolerance, surface)
     shown = _annotated(description, labels, str(description_file))
     pairs = [replace(pair, annotated=shown.get(pair.case)) for pair in pairs]
@@ -120,7 +123,6 @@ def evaluate(
     failures.sort(key=lambda failure: failure.case)
     summary = summarize(scores, tolerance_mm=tolerance)
     summary["failed"] = {failure.case: failure.reason for failure in failures}
-    target = _target(Path(output) if output is not None else predictions)
     write_summary(summary, target)
     evaluation = Evaluation(summary, target, tuple(failures))
     if failures:
@@ -208,7 +210,7 @@ def _find_description(given: Path | str | None, predictions: Path, references: P
         return path / "dataset.json" if path.is_dir() else path
     places: Sequence[Path] = (predictions, references, references.parent)
     for place in places:
-        if (place / "dataset.json").is_file():
+        if (place / "dataset.json").is_file() or irregular(place / "dataset.json"):
             return place / "dataset.json"
     raise UserError(
         "the names of the labels are not known: no dataset.json in the two folders or beside the references",
@@ -225,5 +227,17 @@ def _modern(description: dict[str, Any]) -> dict[str, Any]:
     return description
 
 
-def _target(output: Path) -> Path:
-    return output if output.suffix == ".json" else output / SUMMARY_FILE
+def _target(output: Path, description: Path) -> Path:
+    """Return the file of the scores; UserError, before any work, if it or the table beside it cannot have its name."""
+    target = output if output.suffix == ".json" else output / SUMMARY_FILE
+    for file in (target, target.with_suffix(".csv")):
+        if file.is_dir():
+            mend = "rename the folder, or give another place with --output"
+            raise UserError("this is a folder with the name of the file of the scores", where=file, mend=mend)
+    if is_there(target) and target.samefile(description):
+        raise UserError("the scores would replace this description", where=target, mend="give another --output")
+    above = next(place for place in target.parents if os.path.lexists(place))
+    if not above.is_dir():
+        mend = "give a folder, or a file that ends with .json, with --output"
+        raise UserError("this is no folder, so no scores can be written into it", where=above, mend=mend)
+    return target

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.labels import Labels
-from autoseg.raw.problems import Problem
+from autoseg.raw.problems import Problem, short
 
 UNUSABLE = Labels(values={})
 LONGEST_NAME = 220  # bytes: file systems take 255, with ending and the prefix of what is being written
@@ -62,6 +62,14 @@ def raise_first(problems: tuple[Problem, ...]) -> None:
     more = f" (and {len(errors) - 1} more problem(s); `autoseg check` lists all)" if len(errors) > 1 else ""
     case = f" (case {errors[0].case})" if errors[0].case else ""
     raise UserError(first.what + case + more, where=first.where, mend=first.mend)
+
+
+def name_fault(name: str) -> str:
+    """Return what is said of a case name that is not safe."""
+    said, size = f"the case name {short(repr(name))}", len(name.encode("utf-8", "surrogatepass"))
+    if size > LONGEST_NAME:
+        return f"{said} is too long for a file name: {size} bytes of at most {LONGEST_NAME}"
+    return f"{said} cannot become a file name"
 
 
 def safe_name(name: str) -> bool:

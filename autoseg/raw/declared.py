@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from autoseg.errors import UserError
 from autoseg.raw.compression import MEND
 from autoseg.raw.problems import short
+from autoseg.regular_files import refuse_irregular
 
 META, NRRD = (".mha", ".mhd"), (".nrrd", ".nhdr")
 HEADER_BYTES = 2**20  # the longest header that is read; 200 segments of 3D Slicer take a tenth of it
@@ -107,6 +108,7 @@ def _refuse_elsewhere(path: Path, name: str) -> None:
             where=path,
             mend="put the file with the voxels beside the header, and give its name alone",
         )
+    refuse_irregular(file)
 
 
 def refuse_missing_voxels(path: Path, declared: int) -> None:

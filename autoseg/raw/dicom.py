@@ -10,6 +10,7 @@ import numpy as np
 from autoseg.errors import UserError
 from autoseg.raw.geometry import Geometry
 from autoseg.raw.nifti import Header
+from autoseg.regular_files import refuse_irregular
 
 POSITION, ORIENTATION, PIXEL_SPACING, THICKNESS = "0020|0032", "0020|0037", "0028|0030", "0018|0050"
 GAP = 0.05  # slice distances may differ by this share of their median, or by 0.01 mm
@@ -62,6 +63,8 @@ def read(folder: Path) -> tuple[np.ndarray, Geometry]:
 def _series(folder: Path) -> _Series:
     import SimpleITK as sitk
 
+    for file in sorted(folder.iterdir()):  # ITK opens them all
+        refuse_irregular(file)
     found = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     series = {name: sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), name) for name in found}
     if len(series) != 1:

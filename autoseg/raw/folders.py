@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
 
 from autoseg.errors import UserError
-from autoseg.raw.dataset import Case, safe_name
+from autoseg.raw.dataset import Case, name_fault, safe_name
 from autoseg.raw.description import Description
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
+from autoseg.regular_files import MEND, irregular
 
 FORM = "see docs/data-formats.md for the form"
 
@@ -40,6 +43,9 @@ def nnunet_cases(folder: Path, description: Description) -> Found:
             description.complain("file_ending", None, "it is missing", 'write for example "file_ending": ".nii.gz"')
         return found
     labels_folder = folder / description.json.get("labels_folder", "labelsTr")
+    others = [folder / name for name in ("imagesTr", "imagesUn", "imagesTs", "labelsTs")]
+    if _no_folders((labels_folder, *others), found):
+        return found
     images = list_images(folder / "imagesTr", ending, len(description.channel_names), found)
     labels = _list_labels(labels_folder, ending, found)
     if not images:
@@ -68,6 +74,15 @@ def nnunet_cases(folder: Path, description: Description) -> Found:
     test_labels = _list_labels(folder / "labelsTs", ending, Found())
     found.test = [Case(case, files, test_labels.get(case), split="test") for case, files in test.items()]
     return found
+
+
+def _no_folders(places: Iterable[Path], found: Found) -> bool:
+    """Note what has the name of a folder and is none; tell whether there is any."""
+    wrong = [place for place in places if os.path.lexists(place) and not is_there(place, folder=True)]
+    for place in wrong:
+        what = "this is a file with the name of a folder" if place.exists() else "the link leads to no folder"
+        found.complain(what, place, mend="put the folder in its place")
+    return bool(wrong)
 
 
 def list_images(folder: Path, ending: str, channels: int, found: Found) -> dict[str, tuple[Path, ...]]:
@@ -109,6 +124,8 @@ def list_files(folder: Path, ending: str, found: Found) -> list[Path]:
     for path in named:
         if path.is_dir():
             found.complain("this is a folder with the name of a file", path, mend="rename or remove it")
+        elif what := irregular(path):
+            found.complain(what, path, mend=MEND)
         elif not path.exists():
             found.complain("the link leads to no file", path, mend="correct the link, or copy the file here")
     return [path for path in named if path.is_file()]
@@ -121,7 +138,7 @@ def _list_labels(folder: Path, ending: str, found: Found) -> dict[str, Path]:
 
 def _name_ok(case: str, file: Path, found: Found) -> bool:
     if not safe_name(case):
-        found.complain(f"the case name {short(repr(case))} cannot become a file name", file, mend="rename the file")
+        found.complain(name_fault(case), file, mend="rename the file")
     return safe_name(case)
 
 
@@ -178,7 +195,7 @@ def _take(cases: list[Case], found: Found, image: Path, label: Path | None, spli
     for file in (image, label):
         if file is not None and not is_there(file):
             mend = "correct the path in dataset.json"
-            found.complain("the file does not exist", file, case=short(case), mend=mend)
+            found.complain(irregular(file) or "the file does not exist", file, case=short(case), mend=mend)
             return
     if _name_ok(case, image, found):
         cases.append(Case(case, (image,), label, split=split))
@@ -202,7 +219,12 @@ def named_cases(folder: Path, description: Description) -> Found:
             files = tuple(folder / path for path in (*images, label))
             missing = [file for file in files if not (is_there(file) or is_there(file, folder=True))]
             for file in missing:
-                found.complain("the file does not exist", file, case=case, mend="correct the path in dataset.json")
+                found.complain(
+                    irregular(file) or "the file does not exist",
+                    file,
+                    case=case,
+                    mend="correct the path in dataset.json",
+                )
             if not missing:
                 found.cases.append(Case(case, files[:-1], files[-1]))
     return found

@@ -15,6 +15,7 @@ from autoseg.errors import UserError
 from autoseg.raw import dicom, itk_files, nifti
 from autoseg.raw.geometry import Geometry, Image, compare
 from autoseg.raw.nifti import Header
+from autoseg.regular_files import refuse_irregular
 from autoseg.storage import atomic_path
 
 ENDINGS = (*nifti.ENDINGS, *itk_files.VOLUMES, *itk_files.PICTURES, *itk_files.TIFFS)
@@ -32,6 +33,7 @@ def read_header(path: Path) -> Header:
     """Read grid, number of channels and type of one file (or DICOM folder) without its voxels."""
     if path.is_dir():
         return dicom.read_header(path)
+    refuse_irregular(path)
     return _module(path).read_header(path)
 
 
@@ -149,6 +151,7 @@ def _read(path: Path, channels: int | None) -> tuple[np.ndarray, Geometry]:
     try:
         if path.is_dir():
             return dicom.read(path)
+        refuse_irregular(path)
         module = _module(path)
         return module.read(path) if module is nifti else itk_files.read(path, channels=channels)
     except FileNotFoundError:

@@ -18,6 +18,7 @@ from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_a
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
 from autoseg.raw.truncation import JPEGS, TIFFS, refuse_endless_pages, refuse_truncated
+from autoseg.regular_files import refuse_irregular
 from autoseg.storage import atomic_path, write_bytes, write_json
 
 VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
@@ -132,6 +133,7 @@ def sidecar(path: Path) -> Path:
 
 def _sidecar_spacing(path: Path) -> tuple[float, float, float]:
     file = sidecar(path)
+    refuse_irregular(file)
     if not file.is_file():
         return (1.0, 1.0, 1.0)
     try:

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
-from autoseg.raw.dataset import Case, safe_name
+from autoseg.raw.dataset import Case, name_fault, safe_name
 from autoseg.raw.description import Description
 from autoseg.raw.folders import FORM, Found
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import is_there, short
 from autoseg.raw.tables import GROUP_COLUMNS, NAME_COLUMNS, SPLITS, read_rows
+from autoseg.regular_files import irregular
 
 KNOWN = {"images", "image", "label", "split", "text", "annotated", "attributes", *NAME_COLUMNS, *GROUP_COLUMNS}
 
@@ -89,7 +90,7 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
     name = next((entry[column] for column in NAME_COLUMNS if entry.get(column)), None) or _name_of(images[0])
     if not safe_name(name):
         mend = "use a name without /, \\, .. and control characters"
-        found.complain(f"the case name {short(repr(name))} cannot become a file name", file, field=place, mend=mend)
+        found.complain(name_fault(name), file, field=place, mend=mend)
         return
     split = SPLITS.get(str(entry.get("split", "")).lower())
     if entry.get("split") and split is None:
@@ -99,7 +100,7 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
     missing = [path for path in (*images, label) if path and not (is_there(path) or is_there(path, folder=True))]
     for path in missing:
         mend = f"correct {place} of {file.name}; paths are relative to the folder of the list"
-        found.complain("the file does not exist", path, case=name, field=place, mend=mend)
+        found.complain(irregular(path) or "the file does not exist", path, case=name, field=place, mend=mend)
     if missing:
         return
     case = Case(

@@ -12,6 +12,7 @@ from autoseg.raw.folders import Found, listed_pairs, named_cases, nnunet_cases
 from autoseg.raw.lists import csv_cases, json_cases, usual_ending
 from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
 from autoseg.raw.tables import read_extras
+from autoseg.regular_files import irregular, refuse_irregular
 from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
@@ -58,6 +59,8 @@ def open_dataset(reference: str | Path | Dataset, workspace: str | Path | Worksp
 def draft_dataset(reference: str | Path, workspace: str | Path | Workspace | None = None) -> Draft:
     """Open a data set as far as possible and collect what is wrong with it."""
     path = place_of(workspace).find_dataset(reference)
+    refuse_irregular(path)
+    refuse_irregular(path / "dataset.json")
     if path.is_dir() and not (path / "dataset.json").is_file():
         raise UserError(
             "the folder has no dataset.json",
@@ -83,6 +86,7 @@ def _described(file: Path) -> tuple[Path, Description, Found]:
         what = f"field folder names {short(folder, LONGEST_PATH)}, which does not exist"
         raise UserError(what, where=file, mend="correct the path")
     base = folder / "dataset.json"
+    refuse_irregular(base)
     if base.is_file() and base.resolve() != file.resolve():
         description = read_description(file, read_json(base))
         content = description.json
@@ -104,7 +108,7 @@ def _described(file: Path) -> tuple[Path, Description, Found]:
 
 def _description_beside(file: Path) -> Description:
     for candidate in (file.with_suffix(".json"), file.parent / "dataset.json"):
-        if candidate.is_file():
+        if candidate.is_file() or irregular(candidate):
             return read_description(candidate)
     description = parse_description({}, file)
     description.problems.clear()

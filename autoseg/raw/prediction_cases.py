@@ -9,10 +9,11 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.raw import dicom
-from autoseg.raw.dataset import Case, safe_name
+from autoseg.raw.dataset import Case, name_fault, safe_name
 from autoseg.raw.folders import Found, list_files, list_images
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import short
+from autoseg.regular_files import irregular, refuse_irregular
 from autoseg.storage import LEFTOVERS, read_json
 
 NO_IMAGES = ("._", *LEFTOVERS)  # what macOS writes beside a file, and what killed commands were writing
@@ -31,6 +32,7 @@ def list_prediction_cases(
     there are others that can.
     """
     folder = Path(folder)
+    refuse_irregular(folder)
     if folder.is_file() and ending_of(folder):
         return (_case(_plain_name(folder.name, ending_of(folder)), (folder,)),)
     if not folder.is_dir():
@@ -66,15 +68,16 @@ def describe_images(folder: Path) -> dict[str, Any]:
     folder = Path(folder) if Path(folder).is_dir() else Path(folder).parent
     places = [folder, *([folder.parent] if folder.name.startswith("images") else [])]
     for file in (place / "dataset.json" for place in places):
-        if file.is_file():
+        if file.is_file() or irregular(file):
             content = read_json(file)
             return content if isinstance(content, dict) else {}
     return {}
 
 
 def _ending(folder: Path, wanted: str) -> str | None:
-    endings = {ending_of(file) for file in folder.iterdir() if file.is_file() and not file.name.startswith(".")}
-    endings.discard(None)
+    shown = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    endings = {ending_of(file) for file in shown if file.is_file()}
+    endings = endings - {None} or {ending_of(file) for file in shown if irregular(file)} - {None}
     if wanted in endings or not endings:
         return wanted if endings else None
     if len(endings) > 1:
@@ -138,8 +141,7 @@ def _take(name: str, images: tuple[Path, ...], found: Found) -> None:
     if safe_name(name):
         found.cases.append(Case(name, images, None))
         return
-    message = f"the case name {short(repr(name))} cannot become a file name"
-    found.complain(message, images[0], case=name, mend="rename it")
+    found.complain(name_fault(name), images[0], case=name, mend="rename it")
 
 
 def _failures(found: Found, ending: str) -> dict[str, UserError]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.raw.dataset import Case, Dataset
+from autoseg.regular_files import irregular
 from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
@@ -49,7 +50,7 @@ def make_splits(
 def own_splits(dataset: Dataset, workspace: Workspace | None = None) -> list[Split] | None:
     """Return the user's own splits, beside dataset.json or in the preprocessed folder, if there are any."""
     for folder in (dataset.folder, workspace and workspace.preprocessed_folder(dataset.name)):
-        if folder is not None and (folder / SPLITS_FILE).is_file():
+        if folder is not None and ((folder / SPLITS_FILE).is_file() or irregular(folder / SPLITS_FILE)):
             return read_splits(folder / SPLITS_FILE, [case.id for case in dataset.cases])
     return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoseg.errors import UserError
 from autoseg.raw.dataset import Case
+from autoseg.regular_files import irregular, refuse_irregular
 from autoseg.storage import read_json
 
 TABLES = ("cases.csv", "attributes.csv", "domains.csv")
@@ -42,6 +43,7 @@ class Extra:
 
 def read_rows(file: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield line number and fields of a table with a heading line, comma- or (.tsv) tab-separated, UTF-8."""
+    refuse_irregular(file)
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
@@ -73,10 +75,10 @@ def read_extras(folder: Path) -> dict[str, Extra]:
     """Read all tables and texts beside a data set; cases that they do not name have no entry."""
     extras: dict[str, Extra] = {}
     for name in TABLES:
-        if (folder / name).is_file():
+        if (folder / name).is_file() or irregular(folder / name):
             for _, row in read_rows(folder / name):
                 take_row(extras, row)
-    if (folder / "texts.json").is_file():
+    if (folder / "texts.json").is_file() or irregular(folder / "texts.json"):
         _take_texts(extras, folder / "texts.json")
     return extras
 
