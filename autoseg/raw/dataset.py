@@ -68,7 +68,7 @@ def name_fault(name: str) -> str:
     """Return what is said of a case name that is not safe."""
     said, size = f"the case name {short(repr(name))}", len(name.encode("utf-8", "surrogatepass"))
     if size > LONGEST_NAME:
-        return f"{said} is too long for a file name: {size} bytes of at most {LONGEST_NAME}"
+        return f"{said} cannot become a file name: it is too long, {size} bytes of at most {LONGEST_NAME}"
     return f"{said} cannot become a file name"
 
 

@@ -53,7 +53,7 @@ def test_a_name_that_is_too_long_is_told_as_such(data):
     name = "b" * 235
     data.image.rename(data.image.with_name(f"{name}_0000.nii.gz"))
     data.label.rename(data.label.with_name(f"{name}.nii.gz"))
-    with pytest.raises(UserError, match="b' is too long for a file name: 235 bytes of at most 220"):
+    with pytest.raises(UserError, match="b' cannot become a file name: it is too long, 235 bytes of at most 220"):
         open_dataset(data.folder)
 
 
