@@ -103,12 +103,20 @@ def find(kind: Kind, reference: str, workspace: Path | None = None, *, places: S
     raise UserError(f"no {kind} called {reference!r}; {hint}", mend=f"searched: {searched}; or give a path FILE.py")
 
 
-def load(kind: Kind, reference: str, workspace: Path | None = None, *, installed: bool = False) -> Any:
-    """Import and return the plug-in that `find` finds; with `installed` none but those of installed packages.
+def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
+    """Import and return the plug-in that `find` finds."""
+    return _load(kind, find(kind, reference, workspace))
+
+
+def load_installed(kind: Kind, name: str) -> Any:
+    """Import and return the plug-in of that name that an installed package brings.
 
     That is how a name that a foreign file gives is resolved: the folder one stands in may have come with that file.
     """
-    entry = find(kind, reference, workspace, places=list(_installed(kind)) if installed else None)
+    return _load(kind, find(kind, name, places=list(_installed(kind))))
+
+
+def _load(kind: Kind, entry: Found) -> Any:
     module = _import_file(kind, entry.path)
     for value in vars(module).values():
         if _own_names(value).get(entry.name) == kind:
@@ -117,8 +125,10 @@ def load(kind: Kind, reference: str, workspace: Path | None = None, *, installed
 
 
 def build_network(reference: str, spec: Any, workspace: Path | None = None, *, installed: bool = False) -> Any:
-    """Return the network `reference` built from a NetworkSpec."""
-    architecture = load("architecture", reference, workspace, installed=installed)
+    """Return the network `reference`, with `installed` of an installed package, built from a NetworkSpec."""
+    architecture = (
+        load_installed("architecture", reference) if installed else load("architecture", reference, workspace)
+    )
     if spec.dims not in architecture.dims:
         raise UserError(
             f"architecture {reference!r} has no {spec.dims}D form (it serves {architecture.dims})",

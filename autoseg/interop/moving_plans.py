@@ -71,7 +71,7 @@ def _plans_of_members(folder: Path, model: Model) -> list[tuple[Configuration, P
         plans = read_member_plans(folder, member)
         configuration = plans.configuration(member.configuration)
         for name in (member.architecture, configuration.architecture):  # which training will look for in any folder
-            plugins.load("architecture", name, installed=True)
+            plugins.load_installed("architecture", name)
         found.append((configuration, plans))
     names = [configuration.name for configuration, _ in found]
     if len(set(names)) < len(names) or len({plans.transpose_forward for _, plans in found}) > 1:

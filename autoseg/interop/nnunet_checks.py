@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel
 
 from autoseg.errors import UserError
-from autoseg.plans import Configuration, Plans
+from autoseg.plans import Configuration, Plans, parse
 
 LARGEST_SIZE = 4096  # of patches and features; real ones stay far below
 LARGEST_KERNEL = 64
 MOST_STAGES = 32
+THEIRS = {  # our name of a field of the plans -> nnU-Net's
+    "original_median_spacing": "original_median_spacing_after_transp",
+    "original_median_shape": "original_median_shape_after_transp",
+    "median_shape": "median_image_size_in_voxels", "normalization": "normalization_schemes",
+    "use_mask": "use_mask_for_norm", "features": "features_per_stage", "blocks_encoder": "n_conv_per_stage",
+    "blocks_decoder": "n_conv_per_stage_decoder",
+}  # fmt: skip
+FAULTY_FIELD = re.compile(r"\b(field [\w.]*?)(\w+)((?:\.\d+)*:)")
 
 
 def stage_count(value: Any, where: Path) -> int:
@@ -37,7 +47,7 @@ def check_transposes(forward: Any, backward: Any, where: Path) -> None:
 
 
 def check_plans(plans: Plans, where: Path) -> None:
-    """Raise UserError for spacings, sizes or intensities that no data set can have."""
+    """Raise UserError for spacings and sizes that no data set can have."""
     _positive("original_median_spacing_after_transp", plans.original_median_spacing, where)
     _positive("original_median_shape_after_transp", plans.original_median_shape, where)
     for configuration in plans.configurations.values():
@@ -58,10 +68,15 @@ def _check_configuration(configuration: Configuration, plans: Plans, where: Path
         _positive(f"{field}.strides", stride, where, below=LARGEST_KERNEL)
     for blocks in (spec.blocks_encoder, spec.blocks_decoder):
         _positive(f"{field}.n_conv_per_stage", blocks, where, below=LARGEST_KERNEL)
-    for channel, (scheme, values) in enumerate(zip(configuration.normalization, plans.intensities, strict=False)):
-        if scheme == "ct" and not all(map(math.isfinite, values.model_dump().values())):
-            name = f"foreground_intensity_properties_per_channel.{channel}"
-            raise UserError(f"field {name} holds a number that is not finite", where=where)
+
+
+def parse_as_theirs(model: type[BaseModel], content: Any, where: Path, *, within: str = "") -> Any:
+    """Validate as `plans.parse` does, but tell faults by the names that nnU-Net's plans have for the fields."""
+    try:
+        return parse(model, content, where, within=within)
+    except UserError as error:
+        what = FAULTY_FIELD.sub(lambda found: found[1] + THEIRS.get(found[2], found[2]) + found[3], error.what)
+        raise UserError(what, where=where, mend=error.mend) from None
 
 
 def _positive(field: str, values: Sequence[float], where: Path, *, below: float = math.inf) -> None:

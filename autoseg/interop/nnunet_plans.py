@@ -9,9 +9,9 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.interop.names import checked_name
-from autoseg.interop.nnunet_checks import check_plans, check_transposes, stage_count
+from autoseg.interop.nnunet_checks import check_plans, check_transposes, parse_as_theirs, stage_count
 from autoseg.labels import Labels
-from autoseg.plans import Configuration, NetworkSpec, Plans, parse
+from autoseg.plans import Configuration, NetworkSpec, Plans
 
 SCHEMES = {
     "CTNormalization": "ct",
@@ -140,23 +140,30 @@ def _read_plans(
         "transpose_backward": theirs["transpose_backward"],
         "original_median_spacing": theirs["original_median_spacing_after_transp"],
         "original_median_shape": theirs["original_median_shape_after_transp"],
-        "intensities": _intensities(theirs, len(channels)),
+        "intensities": _intensities(theirs, fields["normalization_schemes"], len(channels), where),
         "channel_names": channels,
         "configurations": {
-            name: parse(Configuration, configuration, where, within=f"configurations.{name}").model_dump()
+            name: parse_as_theirs(Configuration, configuration, where, within=f"configurations.{name}").model_dump()
         },
         "notes": (f"imported from nnU-Net's plans {theirs['plans_name']}",),
     }
-    plans = parse(Plans, own, where)
+    plans = parse_as_theirs(Plans, own, where)
     check_plans(plans, where)
     return plans
 
 
-def _intensities(theirs: Mapping[str, Any], channels: int) -> list[dict[str, Any]]:
+def _intensities(theirs: Mapping[str, Any], schemes: Any, channels: int, where: Path) -> list[dict[str, Any]]:
+    """Return the intensities of every channel; what is no number is 0 where only CT would use it."""
     key = "foreground_intensity_properties_per_channel"
     found = theirs.get(key, theirs.get("foreground_intensity_properties_by_modality"))
     names = ("mean", "median", "std", "min", "max", "percentile_00_5", "percentile_99_5")
-    return [{name: found[str(channel)][name] for name in names} for channel in range(channels)]
+    values = [{name: found[str(channel)][name] for name in names} for channel in range(channels)]
+    for channel, (scheme, each) in enumerate(zip(schemes, values, strict=False)):
+        odd = [name for name, value in each.items() if isinstance(value, float) and not math.isfinite(value)]
+        if odd and scheme == "CTNormalization":
+            raise UserError(f"field {key}.{channel} holds a number that is not finite", where=where)
+        each.update(dict.fromkeys(odd, 0.0))
+    return values
 
 
 def _check_processing(theirs: Mapping[str, Any], fields: Mapping[str, Any], where: Path) -> None:
@@ -204,7 +211,8 @@ def _network(fields: Mapping[str, Any], inputs: int, outputs: int, where: Path) 
                 _same(f"architecture.{key}.{name}", number, (DEFAULTS[key].get(name, "nothing"),), where)
         else:
             _same(f"architecture.{key}", value, (DEFAULTS[key],), where)
-    return architecture, parse(NetworkSpec, spec, where).model_dump()
+    within = "architecture.arch_kwargs"
+    return architecture, parse_as_theirs(NetworkSpec, spec, where, within=within).model_dump()
 
 
 def _per_stage(value: Any, stages: int) -> list[int]:

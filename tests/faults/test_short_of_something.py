@@ -108,7 +108,8 @@ def test_a_disk_that_fills_up_while_preprocessing(tiny, tmp_path, disk, call, mo
         root,
     ]
     code, said = call(*command)
-    assert code == 1
+    assert code == 2, "no case fits"
+    assert "there is no other case" in said
     assert FULL in said
     assert SPACE in said
     assert "defect" not in said

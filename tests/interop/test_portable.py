@@ -9,6 +9,7 @@ import sys
 import numpy as np
 import pytest
 from comparing import agreement, read
+from model_factory import write_model
 from nnunet_folders import configuration, description, plans, write_results
 
 from autoseg.errors import UserError
@@ -182,8 +183,9 @@ def test_missing_packages_are_named(hippocampus, tmp_path, monkeypatch):
     ],
 )
 def test_images_that_the_runner_cannot_read_are_refused(hippocampus, tmp_path, monkeypatch, ending, dims, readable):
-    shutil.copytree(hippocampus, tmp_path / "model")
-    changed = read_model(hippocampus).model_copy(update={"file_ending": ending, "dims_of_data": dims})
+    source = hippocampus if dims == 3 else write_model(tmp_path / "flat", {"plans": {"spacing": (1.0, 1.0)}})
+    shutil.copytree(source, tmp_path / "model")
+    changed = read_model(source).model_copy(update={"file_ending": ending, "dims_of_data": dims})
     write_json(tmp_path / "model" / MODEL_FILE, changed.model_dump(mode="json"))
     monkeypatch.setattr(portable, "_write_member", lambda *_: {})
     monkeypatch.setitem(portable.FORMATS, "onnx", ())
