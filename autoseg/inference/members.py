@@ -17,7 +17,7 @@ from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans
 from autoseg.network_room import BYTES, check_patch, weight_bytes
 from autoseg.plans import Configuration, NetworkSpec, Plans
-from autoseg.plugins import build_network, load
+from autoseg.plugins import build_network, load, load_installed
 
 log = logging.getLogger(__name__)
 FAR = 4  # times the size of a file of weights, which may be of 16 bits
@@ -161,7 +161,8 @@ def _check_size(reference: str, spec: NetworkSpec, file: Path, *, installed: boo
     there = file.stat().st_size
     if BYTES * spec.weights <= FAR * there + WORTH_COUNTING:
         return
-    needed = weight_bytes(load("architecture", reference, installed=installed), spec)
+    kind = load_installed("architecture", reference) if installed else load("architecture", reference)
+    needed = weight_bytes(kind, spec)
     if needed is not None and needed > FAR * there:
         raise UserError(
             f"the weights do not fit architecture {reference!r}: by the plans they need {needed} bytes, the file has "

@@ -18,7 +18,7 @@ from pathlib import Path
 
 def crash(item):
     if item == "bad" and Path("faulty").exists():
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     return item.upper()
 """
 ENVIRONMENT = dict(os.environ)
@@ -97,7 +97,7 @@ def readers(frame):
 def crash(event, arguments):
     if event == "open" and "bad_0000" in str(arguments[0]) and os.path.exists("faulty"):
         if "read_image" in readers(sys._getframe()):
-            os.kill(os.getpid(), signal.SIGSEGV)
+            signal.raise_signal(signal.SIGSEGV)
 sys.addaudithook(crash)
 """
 

@@ -24,7 +24,7 @@ def behave(how, number):
     if number != 1:
         return number**2
     if how == "signal":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
     elif how == "memory":
         import resource
 
@@ -159,7 +159,7 @@ import os, signal
 from autoseg.workers import run_cases
 def crash(item):
     if item == "hippocampus_007":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        signal.raise_signal(signal.SIGSEGV)
 print([r.case for r in run_cases(crash, ["a", "hippocampus_007"], stage="resampling", workers=1, size_of=len)])
 """
     own = os.environ | {"TMPDIR": str(tmp_path)}  # what it leaves for the next command is not for the next test
