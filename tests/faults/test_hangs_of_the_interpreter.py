@@ -110,6 +110,7 @@ def test_without_processes_left_only_this_watch_is_missing(monkeypatch):
     watch = interpreter_watch.InterpreterWatch(0.1, 0.1)
     watch.note([(1, "x")])
     watch.wind()
+    assert watch._memory is None
 
 
 def test_the_teller_loads_the_standard_library_only():
