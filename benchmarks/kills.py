@@ -1,9 +1,10 @@
 """Kill every command at random moments, repeat it, and compare what it leaves with what an undisturbed one left.
 
-    python benchmarks/kills.py [--kills 100] [--seed 0] [--workers 2] [--folder DIR]
+    python benchmarks/kills.py [--kills 100] [--seed 0] [--workers 2] [--folder DIR] [--without export ...]
 
 Nine commands from `check` to `evaluate`, with `pretrain` and `export`, on six bundled hippocampus cases, with networks
-of some thousand weights and a checkpoint after every step. SIGKILL strikes the whole process group, workers included:
+of some thousand weights and a checkpoint after every step; the validation of a trained fold, which is the end of
+`train`, is killed by itself, too. SIGKILL strikes the whole process group, workers included:
 six times of ten just after a random one of the files that the command itself writes, where it writes any, else at a
 random moment of the time that the undisturbed command took. A third of the repetitions is killed, too. The last
 repetition must succeed, print what the undisturbed command printed, and leave the same files: byte for byte, or, in
@@ -37,13 +38,19 @@ from autoseg.storage import content_hash, file_hash, read_json, write_json
 REPEATED_KILLS = 0.33  # share of the repetitions that are killed, too
 AT_FILES = 0.6  # share of the kills that strike when a file was just put into its place
 HIDDEN = (".writing-", ".replaced-")  # what a killed process was writing; nobody reads it
+VALIDATION = "validation of 2d"
+TRAINING = "train 2d"  # of which it is the end
+PRINT_SECONDS = ("train", "validation", "pretrain")  # beginnings of their names
 TIMES = {"seconds", "cpu_seconds", "validation_seconds", "validation_cpu_seconds", "seconds_of_last_start"}
 
 
 def run_command(
-    arguments: list[str], folder: Path, seconds: float | None = None, write: int | None = None
+    arguments: list[str], folder: Path, seconds: float | None = None, write: int | str | None = None
 ) -> tuple[int, str]:
-    """Run a command in a process group of its own, killed after `seconds` or `write` files: exit code and output."""
+    """Run a command in a process group of its own, killed after `seconds` or `write` files: exit code and output.
+
+    `write` may also be the name of a folder: then its first file is the last thing that is written.
+    """
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
@@ -64,7 +71,7 @@ def run_command(
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), printed.decode()
 
 
-def _be_command(arguments: list[str], output: int, folder: Path, write: int | None) -> NoReturn:
+def _be_command(arguments: list[str], output: int, folder: Path, write: int | str | None) -> NoReturn:
     """Be the command line: what `autoseg ARGUMENTS` does once everything is imported."""
     code, written, replace = 70, 0, os.replace
 
@@ -72,7 +79,7 @@ def _be_command(arguments: list[str], output: int, folder: Path, write: int | No
         nonlocal written
         replace(source, target)
         written += 1
-        if written == write:
+        if write in (written, Path(target).parent.name):
             os.killpg(0, signal.SIGKILL)
 
     try:
@@ -91,12 +98,18 @@ def _be_command(arguments: list[str], output: int, folder: Path, write: int | No
 
 
 def all_commands(work: Path, workers: int) -> dict[str, list[str]]:
-    """Return the command lines of the small pipeline, of a pretraining, and of an export of its model."""
+    """Return the command lines of the small pipeline, of a validation, a pretraining, and an export of its model."""
     lines = commands(work, workers, **SMALL)
     place, helpers = ["--workspace", str(work)], ["--workers", str(workers)]
     pretrain = ["pretrain", NAME, "3d_fullres", *SMALL["training"][:5], *place, *helpers]
     model = work / "results" / NAME / "model"
-    return lines | {"pretrain": pretrain, "export": ["export", str(model), "-o", str(work / "exported")]}
+    added = {"pretrain": pretrain, "export": ["export", str(model), "-o", str(work / "exported")]}
+    return {name: line for key in lines for name, line in _with_validation(key, lines[key])} | added
+
+
+def _with_validation(name: str, line: list[str]) -> list[tuple[str, list[str]]]:
+    """Return a command line, and behind that of a training the same one for what is left after its last step."""
+    return [(name, line), (VALIDATION, line)] if name == TRAINING else [(name, line)]
 
 
 def import_everything() -> None:
@@ -148,6 +161,8 @@ def make_reference(folder: Path, lines: dict[str, list[str]]) -> dict[str, Any]:
     work, reference = folder / "work", {}
     copy_data(work)
     for name, arguments in lines.items():
+        if name == VALIDATION:
+            _end_before_validation(folder, arguments)
         shutil.copytree(work, folder / "before" / name)
         began = time.monotonic()
         code, printed = run_command(arguments, folder)
@@ -160,6 +175,18 @@ def make_reference(folder: Path, lines: dict[str, list[str]]) -> dict[str, Any]:
         }
         print(f"undisturbed: {name}, {reference[name]['seconds']:.1f} s", flush=True)
     return reference
+
+
+def _end_before_validation(folder: Path, arguments: list[str]) -> None:
+    """Leave the workspace as a training does that is killed after its last step."""
+    work = folder / "work"
+    shutil.rmtree(work)
+    shutil.copytree(folder / "before" / TRAINING, work)
+    code, _ = run_command(arguments, folder, write="validation")
+    assert code == -signal.SIGKILL, f"{TRAINING} was over before its validation: see {folder / 'errors.txt'}"
+    for validated in work.glob("results/*/*/fold_*/validation"):
+        if validated.parents[1].name.endswith("2d"):
+            shutil.rmtree(validated)
 
 
 def one_trial(name: str, draw: random.Random, folder: Path, arguments: list[str], expected: Any) -> dict[str, Any]:
@@ -184,7 +211,7 @@ def one_trial(name: str, draw: random.Random, folder: Path, arguments: list[str]
     differences = [file for file in sorted({*found, *wanted}) if found.get(file) != wanted.get(file)]
     if code != 0:
         differences.append(f"exit code {code}, see errors.txt")
-    if printed != expected["printed"] and not name.startswith(("train", "pretrain")):  # which prints seconds
+    if printed != expected["printed"] and not name.startswith(PRINT_SECONDS):
         differences.append(f"printed {printed!r}")
     return {"command": name, "kills": len(moments), "moments": moments, "touched": touched, "differences": differences}
 
@@ -214,12 +241,15 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--folder", type=Path, help="keeps everything here; default: a temporary folder")
+    parser.add_argument("--without", nargs="*", default=[], choices=["pretrain", "export"], help="are not killed")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         folder = (options.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         import_everything()
         lines = all_commands(folder / "work", options.workers)
+        for name in options.without:
+            del lines[name]
         if not (folder / "reference.json").is_file():
             shutil.rmtree(folder / "before", ignore_errors=True)
             shutil.rmtree(folder / "work", ignore_errors=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection
@@ -12,6 +15,7 @@ from typing import Any
 
 from autoseg.errors import AutosegError, Interrupted
 from autoseg.training.stopping import StopRequest
+from autoseg.worker_life import interrupts_kept_from_children
 
 
 def spread_folds(
@@ -52,11 +56,16 @@ def _running(
     for job in jobs:
         receiver, sender = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_work, args=(train, dict(job), sender))
-        process.start()
+        with interrupts_kept_from_children():  # Ctrl-C reaches the whole group: the parent hands it on
+            process.start()
         sender.close()
         running.append((process, receiver))
     try:
         yield running
+    except KeyboardInterrupt:  # the second one: at once
+        for process, _ in running:
+            process.kill()
+        raise
     finally:
         for process, receiver in running:
             process.join()
@@ -78,8 +87,17 @@ def _problems(
 
 def _work(train: Callable[..., Any], arguments: Mapping[str, Any], sender: Connection) -> None:
     """Train in this process; what goes wrong travels as text, since not every exception can."""
+    threading.Thread(target=_stop_without_parent, name="autoseg-parent", daemon=True).start()
     try:
         train(**arguments)
         sender.send(None)
     except AutosegError as error:
         sender.send(str(error))
+
+
+def _stop_without_parent() -> None:
+    """Ask this process to stop with a checkpoint once its parent is gone: nobody else would."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:  # None: called by a test, in no process of its own
+        parent.join()
+        os.kill(os.getpid(), signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Ctrl-C while a command or its workers are being loaded: one line, 130, and no traceback of anybody."""
+"""Ctrl-C while a command or its workers are being loaded, or is over: its exit code, and no traceback of anybody."""
 
 import os
 import subprocess
@@ -32,6 +32,13 @@ if any("multiprocessing.spawn" in word or "multiprocessing.forkserver" in word f
     Path(__file__).with_name("met").touch()
     os.kill(os.getpid(), signal.SIGINT)
 """
+ENDING = """
+import atexit, os, signal
+from autoseg.cli import main
+
+atexit.register(os.kill, os.getpid(), signal.SIGINT)
+main(ARGUMENTS)
+"""
 PARENT = """
 import sys
 from autoseg.workers import run_cases
@@ -57,3 +64,14 @@ def test_while_workers_are_loaded(workers, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
     assert (tmp_path / "met").exists()
     assert (done.returncode, done.stdout, done.stderr) == (0, "[1, 2]\n", "")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [(["list", "planners"], 0), (["list", "nothing"], 2)])
+def test_while_the_interpreter_ends(arguments, code):
+    scripts = [f"from autoseg.cli import main; main({arguments})", ENDING.replace("ARGUMENTS", str(arguments))]
+    quiet, disturbed = (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=120)
+        for script in scripts
+    )
+    assert disturbed.returncode == quiet.returncode == code
+    assert (disturbed.stdout, disturbed.stderr) == (quiet.stdout, quiet.stderr)

@@ -32,6 +32,22 @@ if __name__ == "__main__":
     files = sys.argv[2:]
     list(run_cases(getattr(hanging_cases, sys.argv[1]), files, stage="a test", workers=len(files)))
 """
+TRAINING = """
+import os, time
+from pathlib import Path
+from autoseg.training.spreading import spread_folds
+from autoseg.training.stopping import StopRequest
+
+def train(*, folds, **arguments):
+    with StopRequest() as stop:
+        Path(f"{folds}.pid").write_text(str(os.getpid()))
+        while stop.asked is None:
+            time.sleep(0.02)
+        Path(f"{folds}.checkpoint").write_text(stop.asked)
+
+if __name__ == "__main__":
+    spread_folds(train, {"time_budget": None}, ["0", "1"], ["cpu", "cpu"])
+"""
 
 
 def session_of(leader):
@@ -72,6 +88,41 @@ def test_workers_end_when_their_parent_is_killed(case, workers, tmp_path):
         parent.kill()
         parent.wait(SECONDS)
         assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
+    finally:
+        for process in session_of(parent.pid):
+            os.kill(process, signal.SIGKILL)
+        parent.wait(SECONDS)
+
+
+def test_folds_on_several_devices_stop_with_their_checkpoints_when_the_command_is_killed(tmp_path):
+    (tmp_path / "spread.py").write_text(TRAINING)
+    parent = subprocess.Popen([sys.executable, "spread.py"], cwd=tmp_path, start_new_session=True)
+    started, stopped = ([tmp_path / f"{fold}.{kind}" for fold in "01"] for kind in ("pid", "checkpoint"))
+    try:
+        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in started))
+        parent.kill()
+        parent.wait(SECONDS)
+        assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
+        assert [file.read_text() for file in stopped] == ["SIGTERM", "SIGTERM"]
+    finally:
+        for process in session_of(parent.pid):
+            os.kill(process, signal.SIGKILL)
+        parent.wait(SECONDS)
+
+
+def test_ctrl_c_of_the_whole_group_stops_the_folds_on_several_devices_by_their_parent(tmp_path):
+    (tmp_path / "spread.py").write_text(TRAINING)
+    parent = subprocess.Popen(
+        [sys.executable, "spread.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
+    )
+    started, stopped = ([tmp_path / f"{fold}.{kind}" for fold in "01"] for kind in ("pid", "checkpoint"))
+    try:
+        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in started))
+        os.killpg(parent.pid, signal.SIGINT)
+        printed = parent.communicate(timeout=SECONDS)[1]
+        assert "Interrupted: stopped by SIGINT" in printed
+        assert "KeyboardInterrupt" not in printed
+        assert [file.read_text() for file in stopped] == ["SIGTERM", "SIGTERM"]
     finally:
         for process in session_of(parent.pid):
             os.kill(process, signal.SIGKILL)
