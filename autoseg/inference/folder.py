@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-import unicodedata
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,6 +31,7 @@ from autoseg.raw import (
     write_probabilities,
 )
 from autoseg.raw.images import ending_of
+from autoseg.raw.names import on_disk
 from autoseg.raw.orientation import Orientation
 from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash, remove_leftovers
@@ -278,7 +278,7 @@ def _require_own_files(jobs: Sequence[_Job], inputs: Path) -> None:
     owners: dict[str, str] = {}
     for job in jobs:
         for path in job.outputs:
-            owner = owners.setdefault(_on_disk(path), job.case.id)
+            owner = owners.setdefault(on_disk(path.name), job.case.id)
             if owner != job.case.id:
                 raise UserError(
                     f"cases {owner} and {job.case.id} would both be written to {path.name}",
@@ -288,11 +288,6 @@ def _require_own_files(jobs: Sequence[_Job], inputs: Path) -> None:
     images = {path.resolve() for job in jobs for path in job.case.images}
     for path in (path for job in jobs for path in job.outputs if path.resolve() in images):
         raise UserError("the prediction would replace this image", where=path, mend="choose another output folder")
-
-
-def _on_disk(path: Path) -> str:
-    """Return what is the same for names that are one file on Windows or macOS, where case does not count."""
-    return unicodedata.normalize("NFC", path.name).casefold()
 
 
 def _ending(case: Case) -> str:

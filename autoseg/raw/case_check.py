@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 from autoseg.errors import UserError
 from autoseg.labels import Labels
 from autoseg.raw.dataset import Case
+from autoseg.raw.doubts import doubtful_place, doubtful_spacing
 from autoseg.raw.geometry import Geometry, compare, label_grid_error
 from autoseg.raw.images import channel_error, read_header, read_image, read_label
 from autoseg.raw.nifti import Header
@@ -27,6 +28,7 @@ class CaseState:
     case: Case
     channels: int
     labels: Labels | None
+    test: bool = False  # it is of the test set
     headers: dict[Path, Header] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     resolvable: bool = False  # the label lies on another grid in the same space
@@ -55,11 +57,14 @@ def check_headers(state: CaseState) -> CaseState:
     for path in [*case.images, *([case.label] if case.label else [])]:
         try:
             state.headers[path] = read_header(path)
+            state.problems += _of_case(case, doubtful_place(state.headers[path], path))
         except UserError as error:
             state.problems.append(Problem.of_error(error, case=case.id))
         except OSError as error:
             mend = "see that the file is there and that you may read it"
             state.complain(f"the file cannot be read ({error.strerror})", path, mend=mend)
+    if state.geometry is not None:
+        state.problems += _of_case(case, doubtful_spacing(state.geometry))
     images = [path for path in case.images if path in state.headers]
     found = sum(state.headers[path].components for path in images)
     if len(images) == len(case.images) and found != state.channels and state.channels:
@@ -70,6 +75,10 @@ def check_headers(state: CaseState) -> CaseState:
     if case.label in state.headers and images:
         _label_grid(state, images[0], case.label)
     return state
+
+
+def _of_case(case: Case, problems: Iterable[Problem]) -> list[Problem]:
+    return [replace(problem, case=case.id) for problem in problems]
 
 
 def _same_grid(state: CaseState, first: Path, other: Path) -> None:

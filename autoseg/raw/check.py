@@ -13,6 +13,7 @@ from autoseg.raw.dataset import Draft
 from autoseg.raw.images import FLAT_ENDINGS
 from autoseg.raw.opening import draft_dataset, place_of
 from autoseg.raw.problems import CheckReport, Problem
+from autoseg.raw.written import unwritable_volumes
 from autoseg.workers import default_workers, run_cases
 from autoseg.workspace import Workspace
 
@@ -43,8 +44,10 @@ def check(
     folder = path if path.is_dir() else path.parent  # what the description names may lie anywhere
     states = _headers(draft, folder if fix_geometry else None, problems)
     problems += _one_kind(states)
+    grids = {state.case.id: state.geometry for state in states if state.case.label and state.geometry is not None}
+    problems += unwritable_volumes(draft.dataset.file_ending, grids, draft.file)
     states = _voxels(states, workers, problems)
-    problems += _double_images(states, {case.id for case in draft.dataset.test}) + _unused_classes(draft, states)
+    problems += _double_images(states) + _unused_classes(draft, states)
     problems = sorted(dict.fromkeys(problems), key=lambda p: (p.severity, bool(p.case), p.case, p.file))
     files = sum(len(state.headers) for state in states)
     return CheckReport(draft.dataset.name, len(states), files, tuple(problems))
@@ -54,8 +57,9 @@ def _headers(draft: Draft, fix_within: Path | None, problems: list[Problem]) -> 
     dataset = draft.dataset
     labels = dataset.labels if draft.has_labels else None
     states = [
-        CaseState(case, len(dataset.channel_names), labels, fix_within=fix_within)
-        for case in (*dataset.cases, *dataset.unlabelled, *dataset.test)
+        CaseState(case, len(dataset.channel_names), labels, test=test, fix_within=fix_within)
+        for test, cases in ((False, dataset.cases), (False, dataset.unlabelled), (True, dataset.test))
+        for case in cases
     ]
     return _run(check_headers, states, problems, stage="reading headers", kind="thread", workers=HEADER_THREADS)
 
@@ -113,7 +117,7 @@ def _one_kind(states: Iterable[CaseState]) -> list[Problem]:
     return problems
 
 
-def _double_images(states: Iterable[CaseState], test: set[str]) -> list[Problem]:
+def _double_images(states: Iterable[CaseState]) -> list[Problem]:
     problems: list[Problem] = []
     first: dict[str, CaseState] = {}
     for state in states:
@@ -121,8 +125,7 @@ def _double_images(states: Iterable[CaseState], test: set[str]) -> list[Problem]
             continue
         earlier = first.setdefault(state.digest, state)
         if earlier is not state:
-            leak = (state.case.id in test) != (earlier.case.id in test)
-            where = "; one is for training, one for testing" if leak else ""
+            where = "; one is for training, one for testing" if state.test != earlier.test else ""
             problems.append(
                 Problem(
                     f"the same image as case {earlier.case.id}{where}",
@@ -138,8 +141,7 @@ def _double_images(states: Iterable[CaseState], test: set[str]) -> list[Problem]
 def _unused_classes(draft: Draft, states: Iterable[CaseState]) -> list[Problem]:
     if not draft.has_labels:
         return []
-    training = {case.id for case in draft.dataset.cases}
-    present = {value for state in states if state.case.id in training for value in state.present}
+    present = {value for state in states if not state.test for value in state.present}
     return [
         Problem(
             f"class {name!r} (value {list(values)}) occurs in no training case",

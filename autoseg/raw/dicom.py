@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from autoseg.errors import UserError
-from autoseg.raw.geometry import Geometry
+from autoseg.raw.geometry import Geometry, refuse_odd_spacing
 from autoseg.raw.nifti import Header
 from autoseg.regular_files import refuse_irregular
 
@@ -90,6 +90,7 @@ def _sorted(folder: Path, files: tuple[str, ...]) -> _Series:
     positions, files = positions[order], tuple(files[i] for i in order)
     step = _step(folder, files, positions, normal, thickness=headers[0][3])
     spacing, (height, width) = headers[0][2], headers[0][4]
+    refuse_odd_spacing((*spacing[::-1], float(np.linalg.norm(step))), folder)
     axes = np.stack([rows[0, :3], rows[0, 3:], step / np.linalg.norm(step)], axis=1)
     geometry = Geometry(
         spacing=(float(np.linalg.norm(step)), spacing[0], spacing[1]),

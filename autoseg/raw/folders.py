@@ -73,7 +73,26 @@ def nnunet_cases(folder: Path, description: Description) -> Found:
     test = list_images(folder / "imagesTs", ending, len(description.channel_names), found)
     test_labels = _list_labels(folder / "labelsTs", ending, Found())
     found.test = [Case(case, files, test_labels.get(case), split="test") for case, files in test.items()]
+    read = [*([folder / "imagesTr"] if images else []), *([labels_folder] if labels else []), *others[1:]]
+    for place in read:  # of a folder where nothing was found, it is told already
+        _left_out(place, ending, found)
     return found
+
+
+def _left_out(folder: Path, ending: str, found: Found) -> None:
+    """Warn of images of another ending, such as .NII.GZ beside .nii.gz: nothing reads them."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    shown = [file for file in files if not file.name.startswith(".")]
+    left = [file for file in shown if ending_of(file) not in (None, ending) and file.is_file()]
+    if left:
+        found.complain(
+            f"{len(left)} file(s) do not end with {ending} and are left out, such as {short(left[0].name)}",
+            left[0],
+            field="file_ending",
+            value=ending,
+            mend="rename or convert them, or remove them; upper and lower case count",
+            severity="warning",
+        )
 
 
 def _no_folders(places: Iterable[Path], found: Found) -> bool:

@@ -5,6 +5,8 @@ Arrays are (Z, Y, X); points are in mm, x to the left, y to the back, z up, as i
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -17,6 +19,7 @@ from autoseg.errors import UserError
 IDENTITY = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 FLAT_SPACING = 999.0  # slice spacing of a 2D image, in units of its larger pixel spacing: nnU-Net's convention
 FLATTEST = 0.01  # volume spanned by the axes of a grid; a gantry tilted by 30 degrees gives 0.87
+FINEST, COARSEST = 1e-6, 1e4  # mm; plans reach to 1e5, as low-resolution stages may be ten times as coarse as the data
 TOLERANCE = 0.05  # grids agree if no corner is off by more than this share of the smallest voxel edge
 REGRID = (
     "if the label map's own geometry is right, run `autoseg check` with --fix-geometry, which resamples it onto the "
@@ -48,13 +51,36 @@ class Geometry:
     @property
     def corners(self) -> np.ndarray:
         """The centres of the eight corner voxels in mm, (8, 3)."""
-        corners = np.array(list(product(*((0, size - 1) for size in self.size[::-1]))), dtype=float)
-        return corners @ self.affine[:3, :3].T + self.affine[:3, 3]
+        return corners_of(self.affine, self.size)
 
     def describe(self) -> str:
         """Return size, spacing and origin in one line, axes z, y, x."""
         place = tuple(round(value, 3) for value in self.origin[::-1])
         return f"size {self.size}, spacing {tuple(round(s, 4) for s in self.spacing)} mm, origin {place} mm"
+
+
+def corners_of(affine: np.ndarray, size: Sequence[int]) -> np.ndarray:
+    """Return the centres of the eight corner voxels of a volume of `size` (z, y, x) in mm, (8, 3)."""
+    corners = np.array(list(product(*((0, edge - 1) for edge in size[::-1]))), dtype=float)
+    return corners @ affine[:3, :3].T + affine[:3, 3]
+
+
+def refuse_odd_spacing(spacing: Sequence[float], path: Path) -> None:
+    """Raise UserError if a spacing (mm, of the axes that the file has) is none, or none that plans can hold."""
+    values = [float(value) for value in spacing]
+    if not all(0 < value < math.inf for value in values):
+        raise UserError(
+            f"the header gives spacing {values} mm, which is no grid",
+            where=path,
+            mend="write the file again with a valid affine",
+        )
+    if not FINEST <= min(values) <= max(values) <= COARSEST:
+        raise UserError(
+            f"field spacing is {' x '.join(f'{value:g}' for value in values)} mm, beyond {FINEST:g} to {COARSEST:g} mm",
+            where=path,
+            mend="write the file again with its spacing in mm; if that is right, give all images of the data set in "
+            "another unit, as only ratios count",
+        )
 
 
 def refuse_flat_axes(direction: np.ndarray, path: Path) -> None:

@@ -14,14 +14,16 @@ from autoseg.errors import UserError
 from autoseg.raw.bitmaps import refuse_odd_bitmap
 from autoseg.raw.compression import MEND
 from autoseg.raw.declared import refuse_chunks_beyond_the_end, refuse_missing_voxels, refuse_other_files
-from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes
+from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes, refuse_odd_spacing
 from autoseg.raw.nifti import Header
 from autoseg.raw.palettes import has_grey_palette
-from autoseg.raw.truncation import JPEGS, TIFFS, refuse_endless_pages, refuse_truncated
+from autoseg.raw.tiff_pages import TIFFS, refuse_odd_pages
+from autoseg.raw.truncation import JPEGS, refuse_truncated
 from autoseg.regular_files import refuse_irregular
 from autoseg.storage import atomic_path, write_bytes, write_json
 
 VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
+DETACHED = (".mhd", ".nhdr")  # whose voxels may lie in a file beside
 PICTURES = (".png", ".bmp", *JPEGS)
 
 
@@ -66,7 +68,7 @@ def _open(path: Path):
         refuse_other_files(path)
         refuse_chunks_beyond_the_end(path)
         refuse_odd_bitmap(path)
-        refuse_endless_pages(path)
+        refuse_odd_pages(path)
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:
@@ -113,6 +115,7 @@ def _geometry(reader, path: Path) -> Geometry:
         spacing = (FLAT_SPACING, 1.0, 1.0) if dims == 2 else _sidecar_spacing(path)
         return Geometry(spacing, size, (0.0, 0.0, 0.0), IDENTITY, dims, path, physical=False)
     spacing = [float(value) for value in reader.GetSpacing()[:dims]]
+    refuse_odd_spacing(spacing, path)
     origin = [*reader.GetOrigin()[:dims], 0.0][:3]
     direction = np.eye(3)
     axes = reader.GetDimension()
@@ -140,10 +143,11 @@ def _sidecar_spacing(path: Path) -> tuple[float, float, float]:
         z, y, x = (float(value) for value in json.loads(file.read_text(encoding="utf-8"))["spacing"])
     except (ValueError, KeyError, TypeError):
         z = y = x = 0.0
-    if min(z, y, x) <= 0:
+    if not min(z, y, x) > 0:
         raise UserError(
             'a TIFF stack\'s spacing is written as {"spacing": [z, y, x]} in mm', where=file, mend="correct the file"
         )
+    refuse_odd_spacing((z, y, x), file)
     return (z, y, x)
 
 
@@ -169,9 +173,9 @@ def write(path: Path, label: np.ndarray, geometry: Geometry) -> None:
         image.SetSpacing(geometry.spacing[:0:-1] if flat else geometry.spacing[::-1])
         image.SetOrigin(geometry.origin[:axes])
         image.SetDirection(np.reshape(geometry.direction, (3, 3))[:axes, :axes].ravel().tolist())
-    if name.endswith(".mhd"):  # header and voxels in one file, which readers of .mhd accept
+    if name.endswith(DETACHED):  # header and voxels in one file, which readers of these accept
         with tempfile.TemporaryDirectory() as folder:
-            temporary = Path(folder) / "label.mha"
+            temporary = Path(folder) / f"label{'.mha' if name.endswith('.mhd') else '.nrrd'}"
             sitk.WriteImage(image, str(temporary), True)
             write_bytes(path, temporary.read_bytes())
     else:
@@ -189,7 +193,12 @@ def _for_picture(path: Path, label: np.ndarray) -> np.ndarray:
     if name.endswith(PICTURES) and len(label) != 1:
         raise UserError(f"a volume of {len(label)} slices cannot be written as a picture", where=path)
     low, high = int(label.min()), int(label.max())
-    most = 255 if name.endswith(".bmp") else 65535
+    most = highest_value(name)
     if low < 0 or high > most:
         raise UserError(f"values {low}..{high} do not fit: this format holds 0..{most}", where=path)
     return label.astype(np.uint8 if high <= 255 else np.uint16)
+
+
+def highest_value(ending: str) -> int:
+    """Return the highest value of a label map in a picture or TIFF of this ending; the lowest one is 0."""
+    return 255 if ending.lower().endswith(".bmp") else 65535

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -12,17 +11,15 @@ import numpy as np
 
 from autoseg.errors import UserError
 from autoseg.raw import compression
-from autoseg.raw.geometry import FLAT_SPACING, IDENTITY, Geometry, refuse_flat_axes
+from autoseg.raw.forms import SCANNER, TO_ITK, SecondPlace, millimetres, second_place, used_affine
+from autoseg.raw.geometry import FLAT_SPACING, Geometry, refuse_flat_axes, refuse_odd_spacing
 from autoseg.storage import write_bytes
 
 ENDINGS = (".nii.gz", ".nii")
 HEADER_BYTES = 540  # of NIfTI-2; NIfTI-1 has 348
-TO_ITK = np.diag([-1.0, -1.0, 1.0, 1.0])  # NIfTI's x and y point the other way
 EPSILON = float(np.finfo(np.float64).eps)
 MAGIC = re.compile(rb"n[i+][1-9]\0")  # as the library of NIfTI, which ITK uses, takes it
 LARGEST_OFFSET = 2**30  # of the voxels: what extensions of the header may take
-SCANNER = 1  # the form code "scanner anatomy"
-MILLIMETRES = {1: 1000.0, 3: 0.001}  # of one unit of length, by its code; mm and codes that nobody knows are 1
 
 
 @dataclass(frozen=True)
@@ -32,11 +29,14 @@ class Header:
     geometry: Geometry
     components: int  # channels in this one file
     dtype: np.dtype
+    second_place: SecondPlace | None = None  # of a NIfTI header that gives two
 
 
 def read_header(path: Path) -> Header:
     """Read grid, channels and type of a NIfTI file without its voxels."""
-    return _describe(_parse(compression.inflate_start(path, HEADER_BYTES), path), path)
+    header = _parse(compression.inflate_start(path, HEADER_BYTES), path)
+    described = _describe(header, path)
+    return replace(described, second_place=second_place(header, described.geometry))
 
 
 def read(path: Path) -> tuple[np.ndarray, Geometry]:
@@ -117,18 +117,17 @@ def _geometry(header, path: Path) -> Geometry:
     shape = header.get_data_shape()
     dims = min(3, len(shape))
     size = (*shape[:3], 1)[:3]
-    unit = MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
-    steps = np.abs(np.asarray(header["pixdim"][1:4], dtype=float))
-    affine = TO_ITK @ _affine(header, steps)
-    steps, affine[:3] = steps * unit, affine[:3] * unit
+    steps = np.abs(np.asarray(header["pixdim"][1:4], dtype=float)) * millimetres(header)
+    affine = used_affine(header)
     columns = np.linalg.norm(affine[:3, :3], axis=0)
     spacing = np.where(np.abs(steps - columns) <= 1e-3 * columns, steps, columns)  # the nominal value where it agrees
-    if not np.isfinite(affine).all() or (spacing[:dims] <= 0).any():
+    if not np.isfinite(affine).all():
         raise UserError(
             f"the header gives spacing {spacing[:dims].tolist()} mm, which is no grid",
             where=path,
             mend="write the file again with a valid affine",
         )
+    refuse_odd_spacing(spacing[:dims], path)
     spacing[dims:], columns[dims:] = 1.0, np.where(columns[dims:] > 0, columns[dims:], 1.0)
     scale = np.where(np.arange(3) < dims, spacing, columns)
     direction = affine[:3, :3] / scale
@@ -144,37 +143,6 @@ def _geometry(header, path: Path) -> Geometry:
         dims=dims,
         source=path,
     )
-
-
-def _affine(header, steps: np.ndarray) -> np.ndarray:
-    """Choose sform or qform as ITK does: the sform, unless only the qform speaks of the scanner."""
-    sform, qform = int(header["sform_code"]), int(header["qform_code"])
-    if sform > 0 and not (qform == SCANNER != sform):
-        return np.asarray(header.get_sform(), dtype=float)
-    if qform > 0:
-        return _rotated(header, steps)
-    return TO_ITK @ np.diag([*steps, 1.0]) @ np.diag([*np.reshape(IDENTITY, (3, 3)).diagonal(), 1.0])
-
-
-def _rotated(header, steps: np.ndarray) -> np.ndarray:
-    """Return the qform; a quaternion that is too long is shortened and an odd qfac read, as ITK does."""
-    b, c, d = (float(header[f"quatern_{axis}"]) for axis in "bcd")
-    squared = b * b + c * c + d * d
-    if 1 - squared < 1e-7:
-        a, shrink = 0.0, 1 / math.sqrt(squared)
-        b, c, d = b * shrink, c * shrink, d * shrink
-    else:
-        a = math.sqrt(1 - squared)
-    flip = -1.0 if float(header["pixdim"][0]) < 0 else 1.0
-    rotation = np.array([
-        [a * a + b * b - c * c - d * d, 2 * (b * c - a * d), 2 * (b * d + a * c)],
-        [2 * (b * c + a * d), a * a + c * c - b * b - d * d, 2 * (c * d - a * b)],
-        [2 * (b * d - a * c), 2 * (c * d + a * b), a * a + d * d - c * c - b * b],
-    ])  # fmt: skip
-    affine = np.eye(4)
-    affine[:3, :3] = rotation * (steps * (1, 1, flip))
-    affine[:3, 3] = [float(header[f"qoffset_{axis}"]) for axis in "xyz"]
-    return affine
 
 
 def _scaled(voxels: np.ndarray, header) -> np.ndarray:

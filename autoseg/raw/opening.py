@@ -10,8 +10,10 @@ from autoseg.raw.dataset import UNUSABLE, Case, Dataset, Draft, raise_first, saf
 from autoseg.raw.description import Description, parse_description, read_description
 from autoseg.raw.folders import Found, listed_pairs, named_cases, nnunet_cases
 from autoseg.raw.lists import csv_cases, json_cases, usual_ending
+from autoseg.raw.names import doubled_names
 from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
 from autoseg.raw.tables import read_extras
+from autoseg.raw.written import unwritable_labels
 from autoseg.regular_files import irregular, refuse_irregular
 from autoseg.storage import read_json
 from autoseg.workspace import Workspace
@@ -131,7 +133,7 @@ def _assemble(name: str, folder: Path, description: Description, found: Found) -
     problems = [*description.problems, *found.problems]
     for cases in (found.cases, found.unlabelled, found.test):
         cases[:] = sorted((_annotate(case, description, problems) for case in cases), key=lambda case: case.id)
-    problems += _doubles(found, description.file)
+    problems += doubled_names([*found.cases, *found.unlabelled], found.test, description.file)
     if not found.cases and not any(problem.severity == "error" for problem in problems):
         mend = "add images and label maps, or correct the list"
         problems.append(Problem("the data set has no labelled training case", str(description.file), mend=mend))
@@ -149,11 +151,13 @@ def _assemble(name: str, folder: Path, description: Description, found: Found) -
             )
         )
     ending = description.file_ending or usual_ending([*found.cases, *found.test])
+    labels = description.labels or UNUSABLE
+    problems += unwritable_labels(ending, labels, description.file)
     dataset = Dataset(
         name=name,
         folder=folder,
         channel_names=description.channel_names,
-        labels=description.labels or UNUSABLE,
+        labels=labels,
         file_ending=ending,
         cases=tuple(found.cases),
         unlabelled=tuple(found.unlabelled),
@@ -177,13 +181,3 @@ def _annotate(case: Case, description: Description, problems: list[Problem]) -> 
             mend = "use the names under labels"
             problems.append(Problem(message, case=case.id, field="annotated", mend=mend))
     return case
-
-
-def _doubles(found: Found, file: Path) -> list[Problem]:
-    problems, seen = [], set()
-    for case in [*found.cases, *found.unlabelled]:
-        if case.id in seen:
-            mend = "give every case a name of its own"
-            problems.append(Problem("two cases have this name", str(file), case=case.id, mend=mend))
-        seen.add(case.id)
-    return problems

@@ -24,6 +24,13 @@ def value(number, count=5):
     return change
 
 
+def minus_one(data: Data) -> None:
+    """Write -1 for the second class, in dataset.json, too."""
+    data.describe(labels=DESCRIBED | {"posterior": -1})
+    for path in data.folder.glob("labelsTr/*"):
+        data.voxels(path, lambda array: np.where(array == 2, -1, array).astype(np.int16))
+
+
 LABELS = {
     "a label map of another shape": (lambda d: d.voxels(d.label, lambda a: a[3:]), "the label map has shape"),
     "a label map with another spacing": (lambda d: d.affine(d.label, stretch), "another geometry (affine)"),
@@ -32,6 +39,7 @@ LABELS = {
     "a label map with exchanged axes": (lambda d: d.affine(d.label, turn), "another geometry (affine)"),
     "values outside the declared set": (lambda d: d.voxels(d.label, value(7)), "7 (5 voxels)"),
     "a negative value": (lambda d: d.voxels(d.label, value(-3)), "-3 (5 voxels)"),
+    "the value -1": (lambda d: d.voxels(d.label, value(-1)), "-1 (5 voxels)"),
     "a value of two thousand million": (lambda d: d.voxels(d.label, value(2**31 - 1)), "2147483647 (5 voxels)"),
     "values between integers": (
         lambda d: d.voxels(d.label, lambda a: spoil(a, 1.5)),
@@ -47,6 +55,7 @@ LABELS = {
 LABELS_TAKEN = {
     "integers stored as floats": (lambda d: d.voxels(d.label, lambda a: a, np.float32), ""),
     "nothing but background": (lambda d: d.voxels(d.label, lambda a: a * 0), "the label map is empty"),
+    "a class of the value -1": (minus_one, ""),
     "a class that no case has": (lambda d: d.describe(labels=DESCRIBED | {"third": 3}), "occurs in no training case"),
 }
 
@@ -60,6 +69,32 @@ def write(text, encoding="utf-8"):
 def rename(data: Data, name: str) -> None:
     data.image.rename(data.image.with_name(f"{name}_0000.nii.gz"))
     data.label.rename(data.label.with_name(f"{name}.nii.gz"))
+
+
+def written_as(data: Data, ending: str, **changes) -> None:
+    """Name the files of all cases, and ask for label maps of another ending."""
+    entries = {
+        case: {"images": [f"imagesTr/{case}_0000.nii.gz"], "label": f"labelsTr/{case}.nii.gz"}
+        for case in ("good", "bad")
+    }
+    data.describe(dataset=entries, file_ending=ending, **changes)
+
+
+def named(data: Data, one: str, other: str) -> None:
+    """Give the two cases names of a list."""
+    cases = [
+        {"case": name, "image": f"imagesTr/{file}_0000.nii.gz", "label": f"labelsTr/{file}.nii.gz"}
+        for name, file in ((one, "good"), (other, "bad"))
+    ]
+    data.describe(cases=cases)
+
+
+def to_test(data: Data, name: str) -> None:
+    """Add a test case of this name, whose image is none of the others."""
+    path = data.folder / "imagesTs" / name
+    path.parent.mkdir()
+    shutil.copy(data.image, path)
+    data.voxels(path, lambda array: array + 1)
 
 
 def empty(data: Data) -> None:
@@ -98,6 +133,19 @@ DESCRIPTIONS = {
     "a file ending that is a number": (lambda d: d.describe(file_ending=3), "field file_ending"),
     "no file ending": (lambda d: d.describe(file_ending=None), "field file_ending"),
     "the ending of other files": (lambda d: d.describe(file_ending=".mha"), "no file that ends with .mha"),
+    "label maps to be written as JPG": (lambda d: written_as(d, ".jpg"), "which loses their values"),
+    "label maps of volumes to be written as PNG": (
+        lambda d: written_as(d, ".png"),
+        "2 image(s) are volumes, such as that of case bad",
+    ),
+    "a class of -1 in label maps to be written as TIFF": (
+        lambda d: written_as(d, ".tif", labels=TWO | {"b": -1}),
+        "field labels.b: value -1 cannot be written",
+    ),
+    "a class of 256 in label maps to be written as BMP": (
+        lambda d: written_as(d, ".bmp", labels=TWO | {"b": 256}),
+        "label maps in .bmp hold 0 to 255",
+    ),
     "a number of cases that is text": (lambda d: d.describe(numTraining="two"), "field numTraining"),
     "labels_folder that is a number": (lambda d: d.describe(labels_folder=1), "field labels_folder"),
     "labels_folder that leads outside": (lambda d: d.describe(labels_folder="../../labels"), "field labels_folder"),
@@ -189,6 +237,22 @@ def flat(data: Data) -> None:
 DESCRIPTIONS_TAKEN = {
     "a number of cases that is not theirs": (lambda d: d.describe(numTraining=9), "it says 9, but there are 2"),
     "a case name in three alphabets": (lambda d: rename(d, "Fall Ü 患者 пациент"), ""),
+    "case names that differ by letter case": (
+        lambda d: named(d, "Case_1", "case_1"),
+        "the name differs from that of case 'Case_1' by its letter case",
+    ),
+    "case names that differ by their Unicode form": (
+        lambda d: named(d, "Fall a\u0308", "Fall \u00e4"),
+        "the name differs from that of case 'Fall a\\u0308' by its Unicode form",
+    ),
+    "a case name in training and testing": (
+        lambda d: to_test(d, "bad_0000.nii.gz"),
+        "one of the training cases has this name, too",
+    ),
+    "an image whose ending is in upper case": (
+        lambda d: d.image.with_name("more_0000.NII.GZ").write_bytes(d.image.read_bytes()),
+        "1 file(s) do not end with .nii.gz and are left out",
+    ),
     "a case name of 180 letters": (lambda d: rename(d, "x" * 180), ""),
     "HTML in a case name": (lambda d: rename(d, "<b onclick=alert(1)>&amp;"), ""),
     "a single case": (

@@ -9,6 +9,7 @@ import nibabel
 import numpy as np
 import SimpleITK as sitk
 from bad_data import Data, deep_colour_tiff, nifti_header, png
+from PIL import Image as Picture
 
 
 def spoil(array, value, count=3):
@@ -71,6 +72,18 @@ def endless(path) -> None:
     path.write_bytes(content)
 
 
+def pages(path, second) -> None:
+    """Write a TIFF of two pages, of 40 x 30 grey pixels and of the array `second`."""
+    first = Picture.fromarray(np.random.default_rng(0).integers(0, 255, (40, 30), dtype=np.uint8))
+    first.save(path, save_all=True, append_images=[Picture.fromarray(second)])
+
+
+def scale(data: Data, factor: float) -> None:
+    """Change the spacing of the image and its label map, 1 mm, by a factor."""
+    for path in (data.image, data.label):
+        data.affine(path, lambda affine: affine @ np.diag([factor] * 3 + [1]))
+
+
 def cut(path, write, share=0.6) -> None:
     write(path)
     content = path.read_bytes()
@@ -128,6 +141,8 @@ IMAGES = {
         lambda d: d.header(d.image, pixdim=[1, 0, 1, 1, 0, 0, 0, 0], sform_code=0, qform_code=0),
         "spacing [0.0, 1.0",
     ),
+    "a spacing below a nanometre": (lambda d: scale(d, 1e-7), "spacing is 1e-07 x 1e-07 x 1e-07 mm, beyond"),
+    "a spacing of a kilometre": (lambda d: scale(d, 1e6), "spacing is 1e+06 x 1e+06 x 1e+06 mm, beyond"),
     "a NaN in the affine": (lambda d: d.header(d.image, srow_x=[np.nan, 0, 0, 0]), "no grid"),
     "an affine without volume": (lambda d: d.header(d.image, srow_y=[1, 0, 0, 0], srow_x=[1, 0, 0, 0]), "no grid"),
     "a negative size": (lambda d: d.header(d.image, dim=[3, -35, 40, 12, 1, 1, 1, 1]), "shape (-35, 40, 12)"),
@@ -180,6 +195,10 @@ IMAGES = {
         lambda d: d.only(".mha", lambda path: text_volume(path, b"ElementSpacing = inf 1 1")),
         "spacing",
     ),
+    "an MHA with a spacing of a thousand kilometres": (
+        lambda d: d.only(".mha", lambda path: text_volume(path, b"ElementSpacing = 1e9 1 1")),
+        "spacing is 1e+09 x 1 x 1 mm, beyond",
+    ),
     "an MHA with axes in one plane": (
         lambda d: d.only(".mha", lambda path: text_volume(path, b"TransformMatrix = 1 0 0 1 0 0 0 0 1")),
         "nearly parallel",
@@ -211,6 +230,14 @@ IMAGES = {
     "a truncated JPG": (lambda d: d.only(".jpg", lambda path: cut(path, picture)), "truncated"),
     "a truncated TIFF": (lambda d: d.only(".tif", lambda path: cut(path, picture)), "cannot be read"),
     "a TIFF whose pages go in a circle": (lambda d: d.only(".tif", endless), "refer to each other in a circle"),
+    "a TIFF whose second page is smaller": (
+        lambda d: d.only(".tif", lambda path: pages(path, np.zeros((20, 15), np.uint8))),
+        "page 2 has width 15, the first one 30",
+    ),
+    "a TIFF whose second page has another depth": (
+        lambda d: d.only(".tif", lambda path: pages(path, np.zeros((40, 30), np.uint16))),
+        "page 2 has bits per sample 16, the first one 8",
+    ),
     "a truncated BMP": (lambda d: d.only(".bmp", lambda path: cut(path, picture)), "truncated"),
     "a BMP whose voxels lie behind its end": (
         lambda d: d.only(".bmp", lambda path: bitmap(path, 10, "<I", 10**6)),
@@ -244,6 +271,12 @@ def thin(data: Data) -> None:
         data.voxels(path, lambda a: a[:1])
 
 
+def second_place(data: Data) -> None:
+    """Put the image 25 mm to the right by its qform."""
+    x, y, z = nibabel.load(data.image).affine[:3, 3]
+    data.header(data.image, qform_code=2, qoffset_x=x + 25, qoffset_y=y, qoffset_z=z)
+
+
 # What is worth a warning, or is legal and told nothing: `autoseg check` ends with 0.
 IMAGES_TAKEN = {
     "the same value everywhere": (lambda d: d.voxels(d.image, lambda a: a * 0 + 7), "all voxels have the value 7"),
@@ -255,6 +288,20 @@ IMAGES_TAKEN = {
         "the same image as case bad",
     ),
     "an axis of one voxel": (thin, ""),
+    "a header that gives two places": (
+        second_place,
+        "the sform (code 2), which is used, as by ITK, and the qform (code 2), by which corners are up to 25.00 mm",
+    ),
+    "a second place that is none": (
+        lambda d: d.header(d.image, qform_code=2, quatern_d=np.nan),
+        "the qform (code 2), which is no place at all",
+    ),
+    "a spacing of a tenth of a micrometre": (lambda d: scale(d, 1e-4), "perhaps the unit of length is wrong"),
+    "millimetres that are said to be metres": (
+        lambda d: [d.header(path, xyzt_units=1) for path in (d.image, d.label)],
+        "the spacing is 1000 x 1000 x 1000 mm",
+    ),
+    "a TIFF stack without spacing": (lambda d: d.only(".tif", volume), "nothing says what spacing this stack has"),
     "a volume of one voxel": (
         lambda d: [d.voxels(path, lambda a: a[:1, :1, :1]) for path in (d.image, d.label)],
         "all voxels have the value",

@@ -68,7 +68,7 @@ def test_nifti_is_read_as_simpleitk_reads_it(tmp_path):
         assert geometry.direction == pytest.approx(reference.GetDirection(), abs=1e-6)
 
 
-@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".mhd", ".nrrd"])
+@pytest.mark.parametrize("ending", [".nii.gz", ".nii", ".mha", ".mhd", ".nrrd", ".nhdr"])
 def test_written_label_lies_exactly_on_the_image(tmp_path, ending):
     label = voxels(7, 6, 5, kind=np.uint8)
     for number, matrix in enumerate([*orientations(), oblique()]):
@@ -84,6 +84,7 @@ def test_written_label_lies_exactly_on_the_image(tmp_path, ending):
             reference, mine = sitk.ReadImage(str(image)), sitk.ReadImage(str(tmp_path / f"label{ending}"))
             assert mine.GetDirection() == pytest.approx(reference.GetDirection(), abs=1e-6)
             assert mine.GetOrigin() == pytest.approx(reference.GetOrigin(), abs=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"image_0000.nii.gz", f"label{ending}"}  # the voxels within
 
 
 def test_nifti_forms_are_copied_bit_for_bit(tmp_path):
