@@ -7,24 +7,23 @@ packages (entry points `autoseg.<kind>s`, the built-ins included).
 
 from __future__ import annotations
 
-import ast
 import difflib
 import hashlib
 import importlib
 import importlib.util
 import sys
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from autoseg.errors import UserError
+from autoseg.plugin_sources import UNREADABLE, definitions_in, parse
 
 Kind = Literal["trainer", "planner", "architecture"]
 KINDS: tuple[Kind, ...] = ("trainer", "planner", "architecture")
-UNREADABLE = (OSError, SyntaxError, ValueError, RecursionError, MemoryError)  # what reading a source may end with
 T = TypeVar("T")
 
 
@@ -145,21 +144,7 @@ def loose_file(kind: Kind, reference: str, workspace: Path | None = None) -> Pat
 
 def in_file(kind: Kind, path: Path) -> list[Found]:
     """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
-    try:
-        source = path.read_text(encoding="utf-8") if path.is_file() else ""
-        if "register" not in source:
-            return []
-        tree = _parse(source)
-    except UNREADABLE:
-        return []
-    found = []
-    for node in tree.body:
-        if not isinstance(node, (ast.ClassDef, ast.FunctionDef)):
-            continue
-        summary = (ast.get_docstring(node) or ast.get_docstring(tree) or "").partition("\n")[0]
-        for name in _registered_names(kind, node.decorator_list):
-            found.append(Found(kind, name, path, node.lineno, summary))
-    return found
+    return [Found(kind, one.name, path, one.line, one.summary) for one in definitions_in(path) if one.kind == kind]
 
 
 def search_places(kind: Kind, workspace: Path | None = None) -> list[Path]:
@@ -178,7 +163,7 @@ def _installed(kind: Kind) -> dict[Path, str]:
     """Return folder or file -> module name of the installed packages and modules that bring plug-ins of a kind."""
     package = importlib.util.find_spec(f"autoseg.{kind}s")
     found = {Path(folder): f"autoseg.{kind}s" for folder in (package and package.submodule_search_locations) or []}
-    for point in entry_points(group=f"autoseg.{kind}s"):
+    for point in _points(f"autoseg.{kind}s", tuple(sys.path)):
         top, *rest = point.module.split(".")
         spec = importlib.util.find_spec(top)
         if spec is None:
@@ -189,6 +174,12 @@ def _installed(kind: Kind) -> dict[Path, str]:
         elif spec.origin and not rest:
             found.setdefault(Path(spec.origin), point.module)
     return found
+
+
+@cache  # asking the environment takes longer than reading a file
+def _points(group: str, path: tuple[str, ...]) -> tuple[EntryPoint, ...]:
+    """Return the entry points of a group that are installed in the folders of `path`, which is `sys.path`."""
+    return tuple(entry_points(group=group))
 
 
 def _module_name(kind: Kind, path: Path) -> str | None:
@@ -206,7 +197,7 @@ def _scan_folder(kind: Kind, folder: Path) -> list[Found]:
     if folder.is_file():
         return in_file(kind, folder)
     files = sorted(path for path in folder.rglob("*.py") if not path.name.startswith((".", "_")))
-    installed = list(_installed(kind))  # once: asking the environment takes longer than reading a file
+    installed = list(_installed(kind))
     return [entry for path in files for entry in in_file(kind, _installed_twin(path, installed))]
 
 
@@ -226,37 +217,11 @@ def _same_content(one: Path, other: Path) -> bool:
         return False
 
 
-def _registered_names(kind: Kind, decorators: Sequence[ast.expr]) -> list[str]:
-    names = []
-    for node in decorators:
-        if (
-            isinstance(node, ast.Call)
-            and isinstance(node.func, ast.Attribute)
-            and node.func.attr == kind
-            and _last_name(node.func.value) == "register"
-        ):
-            given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
-            names += [one.value for one in given if isinstance(one, ast.Constant) and isinstance(one.value, str)]
-    return names
-
-
-def _last_name(node: ast.expr) -> str | None:
-    """Return the name at the end of `name` or `a.b.name`."""
-    return node.attr if isinstance(node, ast.Attribute) else getattr(node, "id", None)
-
-
-def _parse(source: str) -> ast.Module:
-    """Return the tree of a source; what Python only warns of is the business of who wrote it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return ast.parse(source)
-
-
 def _find_in_file(kind: Kind, path: Path, name: str) -> Found:
     if not path.is_file():
         raise UserError("the plug-in file does not exist", where=path, mend="correct the path")
     try:
-        _parse(path.read_text(encoding="utf-8"))
+        parse(path.read_text(encoding="utf-8"))
     except UNREADABLE as error:
         raise UserError(
             f"not valid Python: {str(error) or type(error).__name__}", where=path, mend="correct the file"

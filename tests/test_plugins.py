@@ -9,7 +9,7 @@ import warnings
 
 import pytest
 
-from autoseg import plugins
+from autoseg import plugin_sources, plugins
 from autoseg.errors import UserError
 from autoseg.plugins import find, list_plugins, load, register
 
@@ -37,6 +37,14 @@ def write(path, *, kind="trainer", name="mine", summary="Does things.", mark="a"
 def _elsewhere(monkeypatch, tmp_path):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
+
+
+@pytest.fixture(autouse=True)
+def forgotten():
+    """Tests install things."""
+    plugins._points.cache_clear()
+    yield
+    plugins._points.cache_clear()
 
 
 @pytest.fixture
@@ -280,16 +288,36 @@ def test_a_copy_of_an_installed_plugin_beside_the_user_is_no_second_one(tmp_path
         find("architecture", "plain_unet")
 
 
-def test_looking_for_a_name_asks_the_environment_a_few_times_only(monkeypatch, tmp_path):
-    """Not once per file: with dozens of networks that took seconds."""
-    asked = []
+def test_looking_for_names_asks_the_environment_and_reads_sources_once(monkeypatch, tmp_path):
+    """Not once per file or name: with dozens of networks that took seconds of every command."""
+    asked, parsed = [], []
     monkeypatch.setattr(plugins, "entry_points", lambda group: asked.append(group) or [])
+    original = plugin_sources.parse
+    monkeypatch.setattr(plugin_sources, "parse", lambda source: parsed.append(source) or original(source))
     folder = tmp_path / "trainers"
     folder.mkdir()
     for number in range(30):
-        (folder / f"one_{number}.py").write_text(
-            f'from autoseg import register\n\n@register.trainer("one_{number}")\nclass One: ...\n'
-        )
+        write(folder / f"one_{number}.py", name=f"one_{number}")
     monkeypatch.chdir(tmp_path)
-    assert plugins.find("trainer", "one_29").path.name == "one_29.py"
-    assert len(asked) <= 5
+    for _ in range(2):
+        assert plugins.find("trainer", "one_29").path.name == "one_29.py"
+    assert asked == ["autoseg.trainers"]
+    assert len(parsed) == len(set(parsed)) >= 30
+
+
+def test_an_edited_file_and_a_new_place_of_modules_are_seen(monkeypatch, tmp_path):
+    file = write(tmp_path / "trainers" / "mine.py", name="before")
+    monkeypatch.chdir(tmp_path)
+    assert find("trainer", "before").path.name == "mine.py"
+    file.write_text(file.read_text().replace("before", "after"))
+    assert find("trainer", "after").path.name == "mine.py"
+    with pytest.raises(UserError, match="no trainer called 'before'"):
+        find("trainer", "before")
+    write(tmp_path / "site" / "late.py", name="late")
+    (tmp_path / "site" / "late-1.0.dist-info").mkdir()
+    (tmp_path / "site" / "late-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: late\nVersion: 1.0\n"
+    )
+    (tmp_path / "site" / "late-1.0.dist-info" / "entry_points.txt").write_text("[autoseg.trainers]\nlate = late\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    assert find("trainer", "late").reference == "late"
