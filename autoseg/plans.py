@@ -6,7 +6,8 @@ in mm. A 2D configuration has two entries (y, x); a 2D image is a volume with on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -218,11 +219,20 @@ def parse(model: type[BaseModel], content: Any, where: str | Path, *, within: st
 
     `within` names the field of the file that `content` is, where it is not all of it.
     """
-    try:
+    with faults_told(where, within=within):
         return model.model_validate(content)
+
+
+@contextmanager
+def faults_told(
+    where: str | Path, *, within: str = "", mend: str = "correct these fields or make the file anew"
+) -> Iterator[None]:
+    """Turn what pydantic raises inside into the UserError of `parse`."""
+    try:
+        yield
     except ValidationError as error:
         faults = "; ".join(_fault_text(fault, within) for fault in error.errors()[:5])
-        raise UserError(faults, where=where, mend="correct these fields or make the file anew") from None
+        raise UserError(faults, where=where, mend=mend) from None
 
 
 def _fault_text(fault: Mapping[str, Any], within: str) -> str:

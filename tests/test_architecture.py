@@ -29,7 +29,10 @@ FLOORS = (
 )
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 PLUGIN_PACKAGES = ("trainers", "planners", "architectures")
-TORCH_FREE = "errors storage randomness plans labels plugin_sources plugins workspace workers model_folder raw fingerprinting cli"
+TORCH_FREE = (
+    "errors storage randomness plans labels plugin_sources plugins workspace workers "
+    "model_folder raw fingerprinting cli"
+)
 # Importing these would break a promise of the design: no pickle on disk, nothing that fails on a CPU build of torch.
 # The worker pool alone pickles, between processes of its own.
 FORBIDDEN = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "torchvision", "timm", "nnunetv2", "sklearn"}

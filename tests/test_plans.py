@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from autoseg.errors import UserError
-from autoseg.plans import ChannelIntensities, Configuration, NetworkSpec, Plans
+from autoseg.plans import ChannelIntensities, Configuration, NetworkSpec, Plans, faults_told
 
 
 def spec(dims=3, stages=3, patch=16):
@@ -99,6 +99,16 @@ def test_a_fault_is_told_with_file_field_and_value(tmp_path, field, value, messa
         Plans.read(path)
     assert str(caught.value).startswith(f"{path}: field ")
     assert "To mend it" in str(caught.value)
+
+
+def test_faults_of_what_is_made_in_python_are_told_in_the_same_way():
+    with pytest.raises(UserError) as caught, faults_told("here", within="network", mend="do this"):
+        spec(patch=0)
+    fault = "Input should be greater than or equal to 1, got '0'"
+    assert caught.value.what.startswith(f"field network.patch_size.0: {fault}; field network.patch_size.1: {fault}; ")
+    assert (caught.value.where, caught.value.mend) == ("here", "do this")
+    with faults_told("here"):
+        assert spec().dims == 3
 
 
 @pytest.mark.parametrize(

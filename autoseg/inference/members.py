@@ -99,12 +99,13 @@ def _load_member(
             f"the labels need {model.labels.num_outputs}",
             where=folder,
         )
-    check_patch(configuration)
     reference = _architecture(folder, model, member, trust_plugins)
+    installed = member.plugin_source is None
     options = {**configuration.network.options, **member.network_options, **network_options}
     spec = configuration.network.model_copy(update={"options": options})
+    built = configuration.model_copy(update={"network": spec})
+    check_patch(built, _kind(reference, installed=installed), where=folder / member.plans_file)
     chosen = _chosen_folds(folder, member, folds)
-    installed = member.plugin_source is None
     files = [folder / member.folds[fold] for fold in chosen]
     networks = tuple(_load_network(reference, spec, file, device, installed=installed) for file in files)
     return LoadedMember(member, plans, configuration, chosen, networks)
@@ -156,13 +157,16 @@ def _chosen_folds(folder: Path, member: Member, folds: Sequence[str | int] | Non
     return chosen
 
 
+def _kind(reference: str, *, installed: bool) -> Any:
+    return load_installed("architecture", reference) if installed else load("architecture", reference)
+
+
 def _check_size(reference: str, spec: NetworkSpec, file: Path, *, installed: bool) -> None:
     """Refuse a network far larger than its file of weights before the minutes that building it takes."""
     there = file.stat().st_size
     if BYTES * spec.weights <= FAR * there + WORTH_COUNTING:
         return
-    kind = load_installed("architecture", reference) if installed else load("architecture", reference)
-    needed = weight_bytes(kind, spec)
+    needed = weight_bytes(_kind(reference, installed=installed), spec)
     if needed is not None and needed > FAR * there:
         raise UserError(
             f"the weights do not fit architecture {reference!r}: by the plans they need {needed} bytes, the file has "

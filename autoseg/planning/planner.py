@@ -14,6 +14,7 @@ import numpy as np
 from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.planning import rules
+from autoseg.planning.bounds import within_bounds
 from autoseg.planning.budget import folds_of
 from autoseg.planning.estimate import plain_feature_map_sum
 from autoseg.planning.resources import Resources
@@ -124,8 +125,16 @@ class Planner:
         self.notes: list[str] = []
 
     def plan(self, fingerprint: Any, resources: Resources, dataset: Any) -> Plans:
-        """Return the plans for a data set's fingerprint and the resources at hand."""
+        """Return the plans for a data set's fingerprint and the resources at hand.
+
+        Raises UserError for what a plan cannot hold, such as a spacing below a nanometre.
+        """
         frame = Frame(fingerprint, dataset, resources)
+        with within_bounds(frame):
+            return self._plan(frame)
+
+    def _plan(self, frame: Frame) -> Plans:
+        fingerprint = frame.fingerprint
         self.notes = self.notes_on_data(frame)
         sized = self.configurations(frame)
         chosen = self._choose(sized)
@@ -146,7 +155,7 @@ class Planner:
             intensities=tuple(fingerprint.intensities),
             channel_names=tuple(fingerprint.channel_names),
             configurations=configurations,
-            resources=resources.describe(),
+            resources=frame.resources.describe(),
             notes=(*self.notes, *(in_words(c, self.network_class.recipe) for c in configurations.values())),
         )
 

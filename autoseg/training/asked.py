@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import re
 
+import torch
+
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.network_room import check_patch
 from autoseg.plans import Configuration, Plans
 from autoseg.randomness import generator
 from autoseg.raw import Dataset
@@ -47,6 +50,22 @@ def configure(
         )
     reference = plugins.find("architecture", architecture, workspace.root).reference
     return configuration.model_copy(update={"architecture": reference, "network": network})
+
+
+def check_patches(
+    configuration: Configuration,
+    batch_size: int,
+    device: torch.device,
+    *,
+    plans_name: str,
+    dataset: Dataset,
+    workspace: Workspace,
+) -> None:
+    """Raise UserError where the patches of a batch do not fit into the memory, or one does not fit the network."""
+    kind = plugins.load("architecture", configuration.architecture, workspace.root)
+    # A GPU has memory of its own for a batch and its logits; in main memory one patch is predicted in validation.
+    at_once = batch_size if device.type == "cpu" else 1
+    check_patch(configuration, kind, where=workspace.plans_file(dataset.name, plans_name), batch_size=at_once)
 
 
 def check_repeatable(*, deterministic: bool, seconds: float | None) -> None:

@@ -15,7 +15,7 @@ from autoseg.errors import UserError
 from autoseg.preprocessing.agreement import check_agreement
 from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
-from autoseg.training.asked import check_repeatable, checked_name, choose_labelled, configure, read_plans
+from autoseg.training.asked import check_patches, check_repeatable, checked_name, choose_labelled, configure, read_plans
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.folds import parse_folds
@@ -125,6 +125,8 @@ class _Training:
         self._timed: dict[str, Setting] | None = None
         self.devices = [choose_device(each) for each in device.split(",")]
         self.device = self.devices[0]
+        batch_size = self.settings["batch_size"].value or self.configuration.batch_size
+        check_patches(self.configuration, batch_size, self.device, plans_name=plans_name, **named)
         self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
         self.name = None if name is None else checked_name(name)
         check_repeatable(deterministic=deterministic, seconds=training_seconds if time_budget is None else time_budget)

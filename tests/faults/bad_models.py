@@ -66,6 +66,11 @@ def weights(model: Path) -> Path:
     return next(model.glob("members/*/fold_0.safetensors"))
 
 
+def odd_patch(content: dict) -> None:
+    for path in (IN_MEMBER, (*IN_MEMBER, "network")):
+        change(*path, "patch_size", to=[8, 17, 16])(content)
+
+
 def flat_member(model: Path) -> None:
     write_model(model, {"plans": {"spacing": (1.0, 1.0)}, "mirror_axes": (0, 2)})
 
@@ -100,6 +105,10 @@ MODELS = {
     "a model whose network is far larger than its weights": (
         planned(change(*IN_MEMBER, "network", "features", to=[4096] * 2)),
         "fold_0.safetensors: the weights do not fit architecture 'plain_unet': by the plans they need",
+    ),
+    "a model with a patch that the strides do not divide": (
+        planned(odd_patch),
+        "plans.json: field configurations.member0.patch_size: (8, 17, 16) is no multiple of (2, 2, 2)",
     ),
     "a model without a fold": (edited(folds={}), "field members.0.folds: Dictionary should have at least 1 item"),
     "a model with a label that no file can hold": (

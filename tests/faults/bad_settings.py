@@ -51,9 +51,12 @@ IN_3D = ("configurations", "3d")
 NETWORK = (*IN_3D, "network")
 
 
-def huge_patch(content: dict) -> None:
-    for path in (IN_3D, NETWORK):
-        change(*path, "patch_size", to=[8000] * 3)(content)
+def patch(*edges: int) -> Callable[[dict], None]:
+    def apply(content: dict) -> None:
+        for path in (IN_3D, NETWORK):
+            change(*path, "patch_size", to=list(edges))(content)
+
+    return apply
 
 
 def splits(content: Any):
@@ -141,8 +144,12 @@ SETTINGS = {
         "field configurations.3d.batch_size: Input should be less than or equal to 65536, got '1000000000'",
     ),
     "plans with a patch that no device holds": (
-        train(plans=huge_patch),
+        train(plans=patch(8000, 8000, 8000)),
         "patch_size (8000, 8000, 8000) has 512000000000 voxels, more than 2147483648",
+    ),
+    "plans with a patch that the strides do not divide": (
+        train(plans=patch(8, 17, 16)),
+        "p.json: field configurations.3d.patch_size: (8, 17, 16) is no multiple of (2, 2, 2)",
     ),
     "plans with features beyond all bounds": (
         train(plans=change(*NETWORK, "features", to=[10**9] * 2)),
