@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -34,18 +35,34 @@ FIXED = {
 }  # fmt: skip
 
 
-@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="no source tree")
-def test_no_allowed_version_has_an_advisory_that_is_known():
+def lowest_versions(*more: str) -> dict[str, Version]:
+    """Return the lowest version that every requirement allows; requirements without one are an error."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        project = tomllib.load(file)
-    groups = [project["project"]["dependencies"], *project["project"]["optional-dependencies"].values()]
-    requirements = [Requirement(text) for group in [*groups, project["build-system"]["requires"]] for text in group]
+        project = tomllib.load(file)["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values(), more]
+    requirements = [Requirement(text) for group in groups for text in group]
     lowest = {
         requirement.name: Version(bound.version)
         for requirement in requirements
         for bound in requirement.specifier
         if bound.operator in (">=", "==")
     }
+    assert not [str(each) for each in requirements if each.name not in lowest and not each.extras], "no lowest version"
+    return lowest
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").is_file(), reason="no source tree")
+def test_no_allowed_version_has_an_advisory_that_is_known():
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        lowest = lowest_versions(*tomllib.load(file)["build-system"]["requires"])
     assert lowest.keys() >= FIXED.keys()
     assert {name: str(lowest[name]) for name, fixed in FIXED.items() if lowest[name] < Version(fixed)} == {}
-    assert not [str(each) for each in requirements if each.name not in lowest and not each.extras], "no lowest version"
+
+
+@pytest.mark.skipif(not (ROOT / ".ci" / "lowest").is_file(), reason="no source tree")
+def test_the_run_with_the_lowest_versions_has_them_all():
+    command = ["bash", str(ROOT / ".ci" / "lowest"), "--pins"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    pins = {name: Version(version) for name, version in (line.split("==") for line in listed)}
+    tools = {"ruff", "pre-commit"}  # of who works on autoseg
+    assert pins == {name: version for name, version in lowest_versions().items() if name not in tools}
