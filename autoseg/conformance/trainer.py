@@ -6,7 +6,7 @@ import inspect
 import json
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -16,6 +16,7 @@ from autoseg.conformance.tiny_workspace import CONFIGURATIONS, PLANS, make_works
 from autoseg.plugins import Found, find, load
 from autoseg.storage import file_hash, read_json
 from autoseg.training import Trainer, declared_settings, pretrain, train
+from autoseg.training.checkpoint import WEIGHTS_FILE
 
 STEPS = 3
 
@@ -28,14 +29,17 @@ def check(found: Found, trainer: type[Trainer]) -> Iterator[Finding]:
     yield attempt(plugin, "methods fit the contract", lambda: _methods(trainer))
     with tempfile.TemporaryDirectory() as folder:
         dataset = make_workspace(Path(folder))
+        weights: dict[str, str] = {}  # by configuration: the hash of what was trained
         for configuration in CONFIGURATIONS:
             yield attempt(
                 plugin,
                 f"{configuration}: trains {STEPS} steps",
-                lambda name=configuration: _trains(found, trainer, dataset, Path(folder), name),
+                lambda name=configuration: _trains(found, trainer, dataset, Path(folder), name, weights),
             )
         yield attempt(
-            plugin, "the same seed gives the same weights", lambda: _repeats(found, trainer, dataset, Path(folder))
+            plugin,
+            "the same seed gives the same weights",
+            lambda: _repeats(found, trainer, dataset, Path(folder), weights),
         )
 
 
@@ -96,7 +100,14 @@ def _run(found: Found, trainer: type[Trainer], dataset: str, workspace: Path, co
     return runs[0]
 
 
-def _trains(found: Found, trainer: type[Trainer], dataset: str, workspace: Path, configuration: str) -> None:
+def _trains(
+    found: Found,
+    trainer: type[Trainer],
+    dataset: str,
+    workspace: Path,
+    configuration: str,
+    weights: dict[str, str],
+) -> None:
     for name in trainer.builds_on:
         _run(find("trainer", name), load("trainer", name), dataset, workspace, configuration)
     run = _run(found, trainer, dataset, workspace, configuration)
@@ -106,10 +117,11 @@ def _trains(found: Found, trainer: type[Trainer], dataset: str, workspace: Path,
     events = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     losses = [event["loss"] for event in events if event.get("event") == "step"]
     require(all(math.isfinite(loss) for loss in losses), f"losses must be finite, got {losses}")
+    weights[configuration] = file_hash(run / WEIGHTS_FILE)
 
 
-def _repeats(found: Found, trainer: type[Trainer], dataset: str, workspace: Path) -> None:
-    hashes = {
-        file_hash(_run(found, trainer, dataset, workspace, CONFIGURATIONS[0]) / "weights.safetensors") for _ in range(2)
-    }
-    require(len(hashes) == 1, "two trainings with one seed ended with different weights")
+def _repeats(found: Found, trainer: type[Trainer], dataset: str, workspace: Path, weights: Mapping[str, str]) -> None:
+    configuration = CONFIGURATIONS[0]
+    require(configuration in weights, f"no training of {configuration} came to its end, so none can be repeated")
+    again = file_hash(_run(found, trainer, dataset, workspace, configuration) / WEIGHTS_FILE)
+    require(again == weights[configuration], "two trainings with one seed ended with different weights")
