@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+LONGEST = 13  # voxels along the last axis that oneDNN makes a kernel for in bf16, whatever the number of channels
+
 
 def depthwise(width: int, kernel: Sequence[int], *, bias: bool = True) -> nn.Module:
     """Return a zero-padded convolution of every channel by itself, of odd edges: (B, width, *S) -> the same."""
@@ -19,7 +21,9 @@ class _WithinReach(nn.Module):
     """Leaves out the weights that meet nothing but padding on every position of the map.
 
     The result is the same, and their work is spared. Maps smaller than the kernel are computed in float32 on a CPU, as
-    `autoseg.training.small_maps` does for other convolutions: oneDNN does not write all gradients there in bf16.
+    `autoseg.training.small_maps` does for other convolutions: oneDNN does not write all gradients there in bf16. So are
+    kernels longer than `LONGEST`: for 16 channels or fewer, and some other numbers, oneDNN (in torch 2.13, for AVX-512)
+    writes machine code for them in bf16 until the process is killed.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -28,7 +32,7 @@ class _WithinReach(nn.Module):
         middle = (slice(half - near, half + near + 1) for half, near in zip(self.padding, reach, strict=True))
         weight = self.weight if tuple(reach) == self.padding else self.weight[(..., *middle)]
         small = any(size < edge for size, edge in zip(x.shape[2:], weight.shape[2:], strict=True))
-        if not small or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+        if not (small or weight.shape[-1] > LONGEST) or x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
             return self.function(x, weight, self.bias, padding=reach, groups=self.groups)
         with torch.autocast("cpu", enabled=False):
             bias = None if self.bias is None else self.bias.float()

@@ -43,3 +43,15 @@ def test_gradients_of_weights_out_of_reach_are_zero_in_bfloat16(kernel):
         assert layer.bias.grad.isfinite().all()
         assert gradient[:, [0, 1, 2, 18, 19, 20]].abs().max() == 0  # 7 voxels to either side are within reach
         assert gradient[:, 3:18].abs().min() > 0
+
+
+@pytest.mark.parametrize(("width", "length"), [(8, 15), (8, 21), (33, 21)])
+def test_long_kernels_of_few_channels_are_computed_in_float32(width, length):
+    """In bf16 oneDNN would write machine code for these until the test is killed."""
+    torch.manual_seed(0)
+    layer = depthwise(width, (1, length)).to(memory_format=torch.channels_last)
+    x = torch.randn(1, width, 32, 32).to(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = layer(x.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, layer(x.bfloat16().float()))
