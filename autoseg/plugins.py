@@ -129,11 +129,16 @@ def build_network(reference: str, spec: Any, workspace: Path | None = None, *, i
         load_installed("architecture", reference) if installed else load("architecture", reference, workspace)
     )
     if spec.dims not in architecture.dims:
-        raise UserError(
-            f"architecture {reference!r} has no {spec.dims}D form (it serves {architecture.dims})",
-            mend="choose another configuration or architecture; `autoseg list architectures` shows the dimensions",
-        )
+        raise no_form(reference, spec.dims)
     return architecture(spec)
+
+
+def no_form(reference: str, dims: int) -> UserError:
+    """Return what is said where an architecture does not serve 2D or 3D."""
+    return UserError(
+        f"architecture {reference!r} has no {dims}D form",
+        mend="choose another configuration or architecture; `autoseg list architectures` shows the dimensions",
+    )
 
 
 def loose_file(kind: Kind, reference: str, workspace: Path | None = None) -> Path | None:

@@ -18,8 +18,9 @@ from autoseg.interop.nnunet_plans import ARCHITECTURES, BLOCKS, DEFAULTS, LAYERS
 from autoseg.interop.nnunet_plans import SCHEMES as SCHEMES_HERE
 from autoseg.labels import Labels
 from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans, read_model
+from autoseg.network_room import check_patch
 from autoseg.plans import Configuration, Plans
-from autoseg.plugins import build_network
+from autoseg.plugins import build_network, load_installed
 from autoseg.storage import write_json
 from autoseg.workspace import DATASET_NAME
 
@@ -82,7 +83,9 @@ def _write_member(
     folder: Path, model: Model, member: Member, plans: Plans, description: Mapping[str, Any], target: Path
 ) -> None:
     configuration = plans.configuration(member.configuration)
-    network = build_network(member.architecture, configuration.network)
+    kind = load_installed("architecture", member.architecture)
+    check_patch(configuration, kind, where=folder / member.plans_file)
+    network = build_network(member.architecture, configuration.network, installed=True)
     theirs = _plans(plans, configuration, member, model, description)
     write_json(target / "plans.json", theirs)
     write_json(target / "dataset.json", description)

@@ -252,6 +252,11 @@ class Planner:
             notes.append(f"The axes are reordered by {frame.transposes[0]}, so that the coarsest axis comes first.")
         if frame.flat:
             notes.append("The images are 2D, so there are no 3D configurations.")
+        notes += [
+            f"{self.architecture} has no {dims}D form, so there are no {dims}D configurations."
+            for dims in (2, 3)
+            if dims not in self.network_class.dims
+        ]
         return notes
 
     @cached_property
@@ -278,11 +283,16 @@ class Planner:
     def _choose(self, sized: dict[str, Sized | None]) -> list[str]:
         """Return the names to make, with those that a wanted cascade is built on."""
         if self.wanted is None:
+            if not sized:
+                raise plugins.no_form(self.architecture, 2)
             return [name for name, size in sized.items() if size is not None]
         for name in self.wanted:
+            if not self._serves(name):
+                raise plugins.no_form(self.architecture, _dims(name))
             if name not in sized:
+                gets = dict.fromkeys([*(["2d"] if self._serves("2d") else []), *sized])
                 raise UserError(
-                    f"this data set gets no configuration {name!r}; it gets: {', '.join({'2d': None, **sized})}",
+                    f"this data set gets no configuration {name!r}; it gets: {', '.join(gets)}",
                     mend="leave the configuration out, or choose one of these",
                 )
         needed = {*self.wanted}
@@ -291,7 +301,11 @@ class Planner:
         return [name for name, size in sized.items() if size is not None and name in needed]
 
     def _asked_for(self, *names: str) -> bool:
-        return self.wanted is None or any(name in self.wanted for name in names)
+        return any(self._serves(name) and (self.wanted is None or name in self.wanted) for name in names)
+
+    def _serves(self, name: str) -> bool:
+        """Tell whether the architecture has the form for a configuration."""
+        return _dims(name) in self.network_class.dims
 
     def _configuration(self, name: str, sized: dict[str, Sized | None], frame: Frame) -> Configuration:
         size = sized[name]
@@ -325,6 +339,10 @@ class Planner:
             "network": full.network.model_copy(update={"in_channels": channels}),
         }
         return full.model_copy(update=update)
+
+
+def _dims(name: str) -> int:
+    return 2 if name == "2d" else 3
 
 
 def in_words(configuration: Configuration, own: Mapping[str, Any]) -> str:

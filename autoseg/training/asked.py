@@ -35,6 +35,8 @@ def configure(
     configuration = plans.configuration(name)
     planned = architecture is None or architecture == configuration.architecture
     kind = plugins.load("architecture", configuration.architecture if planned else architecture, workspace.root)
+    if configuration.dims not in kind.dims:
+        raise plugins.no_form(configuration.architecture if planned else architecture, configuration.dims)
     # The planned network's own options mean nothing to another one.
     given = configuration.network.options if planned else {}
     options = kind.options_for(given, plans.channel_names, dataset.description)

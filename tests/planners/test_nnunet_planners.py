@@ -164,3 +164,17 @@ def test_notes_name_every_configuration():
     text = " ".join(plans.notes)
     assert "260 training cases" in text
     assert "3d_fullres: plain_unet with 4 stages of 32, 64, 128, 256 channels, patches of 40 x 56 x 40 voxels" in text
+
+
+@pytest.mark.parametrize(("architecture", "planned"), [("meddinov3", {"2d"}), ("pct_net", {"2d", "3d_fullres"})])
+def test_only_forms_that_the_architecture_has_are_planned(architecture, planned):
+    fingerprint = make_fingerprint((1, 1, 1), (36, 50, 35), cases=30)
+    plans = make_plans("nnunet", fingerprint, memory=8.0, architecture=architecture)
+    assert plans.configurations.keys() == planned
+    assert ("meddinov3 has no 3D form, so there are no 3D configurations." in plans.notes) == (planned == {"2d"})
+
+
+def test_a_form_that_the_architecture_does_not_have_is_told():
+    fingerprint = make_fingerprint((1, 1, 1), (36, 50, 35), cases=30)
+    with pytest.raises(UserError, match="'meddinov3' has no 3D form"):
+        make_plans("nnunet", fingerprint, memory=8.0, architecture="meddinov3", wanted=["3d_fullres"])

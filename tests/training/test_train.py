@@ -230,3 +230,8 @@ def test_two_processes_train_together_without_a_word_on_strides(scratch, monkeyp
     (folder,) = run(scratch, configuration="2d", architecture="unet", processes=2, settings={"steps": "4"})
     record = read_json(folder / "run.json")
     assert (record["status"], record["processes"]) == ("finished", 2)
+
+
+def test_a_network_without_the_form_of_the_plan_is_told(scratch):
+    with pytest.raises(UserError, match="'meddinov3' has no 3D form"):
+        train(NAME, "3d_fullres", "0", architecture="meddinov3", workspace=scratch, plans_name="tiny", device="cpu")
