@@ -6,16 +6,14 @@ A child takes most of a second to start, longer than small data take to be read;
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.lock import locked
-from autoseg.storage import content_hash
+from autoseg.storage import content_hash, temporary_folder
 
 
 @dataclass
@@ -34,8 +32,11 @@ def guarded(*work: Any) -> Iterator[Guard]:
     ends within, or if `again` is set. A SIGKILL within looks like a crash: it is that of a system short of memory, too,
     for which the work may be the cause, and if it was not, only the start of a child is lost.
     """
-    user = getattr(os, "getuid", int)()
-    file = Path(tempfile.gettempdir()) / f"autoseg-{user}-{content_hash(*work)[:32]}.at-work"
+    place = temporary_folder()
+    if place is None:
+        yield Guard()
+        return
+    file = place / f"autoseg-{getattr(os, 'getuid', int)()}-{content_hash(*work)[:32]}.at-work"
     guard = Guard(died=file.is_file() and not file.is_symlink())
     with ExitStack() as stack:
         try:

@@ -43,6 +43,14 @@ WRITE_MENDS = {
 log = logging.getLogger(__name__)
 
 
+def temporary_folder() -> Path | None:
+    """Return the folder of temporary files, None where there is none: a container may have no place to write."""
+    try:
+        return Path(tempfile.gettempdir())
+    except OSError:
+        return None
+
+
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yield a temporary path beside `target` that replaces it, after fsync, when the block ends well.

@@ -1,4 +1,4 @@
-"""How a worker process lives: deaf to Ctrl-C, about which its parent decides, and not longer than its parent."""
+"""How a worker process lives: deaf to Ctrl-C, which is its parent's business, not longer than that, on its modules."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import connection as pipes
 
+SAFE_PATH = "PYTHONSAFEPATH"
 ORPHANED = 1  # exit status of a worker whose parent is gone; nobody reads it
 
 
@@ -21,12 +22,30 @@ def interrupts_kept_from_children() -> Iterator[None]:
         return
     from multiprocessing import resource_tracker
 
-    resource_tracker.ensure_running()  # it unblocks the signal when it starts
+    with modules_of_this_process():
+        resource_tracker.ensure_running()  # it unblocks the signal when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
+def modules_of_this_process() -> Iterator[None]:
+    """Have Python processes that are started within look for modules where this one does, and nowhere else.
+
+    What multiprocessing starts looks into the current folder first: a `multiprocessing.py` in a data set would run.
+    """
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def live_as_worker() -> None:

@@ -24,6 +24,7 @@ from typing import Any
 
 from autoseg.deadlines import START_SECONDS, VARIABLE
 from autoseg.errors import UserError
+from autoseg.storage import temporary_folder
 from autoseg.waiting import SILENCE_SECONDS, tell_silence
 from autoseg.worker_life import live_as_worker
 from autoseg.worker_results import Outcome, Result, attempt, reason_of, result_of
@@ -246,8 +247,11 @@ def _send(worker: Worker, content: bytes) -> None:
 
 
 def _context(function: Callable[[Any], Any], size: int) -> Any:
-    """Return how workers are started; a fork server has one thread for good, and pays for several workers only."""
-    if sys.platform != "linux" or size == 1:
+    """Return how workers are started; a fork server has one thread for good, and pays for several workers only.
+
+    It is reached by a file, for which there may be no place.
+    """
+    if sys.platform != "linux" or size == 1 or temporary_folder() is None:
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
     module = getattr(getattr(function, "func", function), "__module__", None)

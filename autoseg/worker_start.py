@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from autoseg.errors import UserError
-from autoseg.worker_life import interrupts_kept_from_children
+from autoseg.worker_life import interrupts_kept_from_children, modules_of_this_process
 
 MEND = "see whether the disk of the installation answers, then repeat the command"
 
@@ -25,7 +25,7 @@ def start_process(process: Any, stage: str, seconds: float) -> None:
 
     def start() -> None:
         try:
-            with interrupts_kept_from_children():
+            with modules_of_this_process(), interrupts_kept_from_children():
                 process.start()
         except BaseException as error:  # for the thread that waits
             errors.append(error)

@@ -108,7 +108,8 @@ class _Child:
         self._answer.unlink(missing_ok=True)
         write_json(self._request, {"kind": task.kind, **task.request, "threads": threads, "device": device})
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        command = [sys.executable, "-m", "autoseg.benchmarking.child", str(self._request), str(self._answer)]
+        # -P: the current folder, which may be a data set, holds no modules.
+        command = [sys.executable, "-P", "-m", "autoseg.benchmarking.child", str(self._request), str(self._answer)]
         with self.log.open("wb") as output:  # a group of its own: Ctrl-C reaches it through us, once
             own: dict[str, Any] = {"process_group": 0}
             if sys.platform == "win32":

@@ -37,6 +37,7 @@ def run(arguments: list[str]) -> int:
     ARGUMENTS.set(tuple(arguments))
     debug = "--debug" in arguments
     plain = [argument for argument in arguments if argument != "--debug"]
+    _open_what_is_closed()
     with interrupted_at_once():
         from autoseg.cli.app import app
 
@@ -124,11 +125,21 @@ def explain(error: BaseException) -> tuple[str, int]:
     return f"error: {type(error).__name__}: {error}\n{_where_the_traceback_is(error)}", WRONG_USE
 
 
+def _open_what_is_closed() -> None:
+    """Have whoever writes to an output that nobody listens to, as schedulers start commands, write to nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - for as long as the process
+
+
 def _where_the_traceback_is(error: BaseException) -> str:
     """Keep the traceback of an unexpected error, which a long run must not lose, in a file."""
-    handle, name = tempfile.mkstemp(prefix="autoseg-error-", suffix=".txt")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        traceback.print_exception(error, file=file)
+    try:
+        handle, name = tempfile.mkstemp(prefix="autoseg-error-", suffix=".txt")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            traceback.print_exception(error, file=file)
+    except OSError:  # a container without a place to write
+        return "This is a defect of autoseg or of a plug-in (--debug shows the traceback)"
     return f"This is a defect of autoseg or of a plug-in; the traceback is in {Path(name)} (--debug shows it here)"
 
 

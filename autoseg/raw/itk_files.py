@@ -174,7 +174,7 @@ def write(path: Path, label: np.ndarray, geometry: Geometry) -> None:
         image.SetOrigin(geometry.origin[:axes])
         image.SetDirection(np.reshape(geometry.direction, (3, 3))[:axes, :axes].ravel().tolist())
     if name.endswith(DETACHED):  # header and voxels in one file, which readers of these accept
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=".writing-", dir=path.parent) as folder:
             temporary = Path(folder) / f"label{'.mha' if name.endswith('.mhd') else '.nrrd'}"
             sitk.WriteImage(image, str(temporary), True)
             write_bytes(path, temporary.read_bytes())

@@ -35,6 +35,7 @@ from autoseg.training.trainer import Trainer
 from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, validate
 from autoseg.training.validation_plan import STEP_SIZES, ValidationPlan, plan_validation
 from autoseg.watching import watched
+from autoseg.worker_life import modules_of_this_process
 
 PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
 SAME_BUDGET = 0.1  # by how much the share of a fold may differ between two starts with the same time budget
@@ -64,7 +65,8 @@ def carry_out(
     if context.processes > 1:
         fabric = make_fabric(context.device, _precision(settings, context), context.processes)
         # Neither classes of loose files nor open stores travel to other processes: each finds them again.
-        fabric.launch(_Process(replace(context, store=None), context.store.folder, settings, options))
+        with modules_of_this_process():
+            fabric.launch(_Process(replace(context, store=None), context.store.folder, settings, options))
     else:
         _carry_out(make_fabric(context.device, _precision(settings, context), 1), trainer_class, context, settings,
                    options)  # fmt: skip

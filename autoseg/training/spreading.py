@@ -15,7 +15,7 @@ from typing import Any
 
 from autoseg.errors import AutosegError, Interrupted
 from autoseg.training.stopping import StopRequest
-from autoseg.worker_life import interrupts_kept_from_children
+from autoseg.worker_life import interrupts_kept_from_children, modules_of_this_process
 
 
 def spread_folds(
@@ -56,7 +56,8 @@ def _running(
     for job in jobs:
         receiver, sender = spawn.Pipe(duplex=False)
         process = spawn.Process(target=_work, args=(train, dict(job), sender))
-        with interrupts_kept_from_children():  # Ctrl-C reaches the whole group: the parent hands it on
+        # Ctrl-C reaches the whole group: the parent hands it on.
+        with modules_of_this_process(), interrupts_kept_from_children():
             process.start()
         sender.close()
         running.append((process, receiver))

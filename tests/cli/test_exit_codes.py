@@ -161,3 +161,15 @@ def test_a_closed_pipe_is_no_error():
         stdin=subprocess.DEVNULL,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("closed", "heard"), [(">&-", "stderr"), ("2>&-", "stdout"), (">&- 2>&-", "")])
+def test_closed_outputs_are_no_defect(closed, heard, tmp_path):
+    """Schedulers start commands so."""
+    command = f"exec \"$0\" -c \"from autoseg.cli import main; main(['list', 'planners'])\" {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command, sys.executable], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0
+    assert "defect" not in done.stdout + done.stderr
+    assert ("nnunet" in done.stdout) == (heard == "stdout")

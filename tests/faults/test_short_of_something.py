@@ -41,6 +41,21 @@ for command in (
     if code := run(command):
         sys.exit(f"{command[0]}: {code}")
 """
+WITHOUT_TEMPORARY_FILES = """
+from autoseg.cli.running import explain, run
+from autoseg.workers import run_cases
+
+if __name__ == "__main__":
+    import tempfile
+    try:
+        tempfile.gettempdir()
+    except OSError:
+        codes = run(["check", "/mnt/data/Dataset004_Hippocampus"]), explain(ValueError("a defect"))[1]
+        found = sorted(result.value for result in run_cases(abs, [-1, 2], stage="a test", workers=2))
+        print("codes", *codes, end=f", {found}\\n")
+    else:
+        print("mount: there is a place")
+"""
 SMALL_SHM = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=64m tmpfs /dev/shm && exec "$@"', "sh"]
 
 
@@ -272,3 +287,22 @@ def copied_images(tiny, target):
     for image in sorted((tiny.raw / NAME / "imagesTr").iterdir())[:3]:
         shutil.copy(image, target)
     return target
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mounts")
+def test_no_place_for_temporary_files(tiny, tmp_path):
+    """As `docker run --read-only` with a folder for results."""
+    script = tmp_path / "commands.py"
+    script.write_text(WITHOUT_TEMPORARY_FILES)
+    mounts = "for each in /tmp /var/tmp /dev/shm; do mount -t tmpfs -o ro,size=4k none $each; done"
+    place = tmp_path / "work"
+    shutil.copytree(tiny.raw / NAME, place / "data" / NAME)
+    shutil.copy(script, place)
+    shell = f'mount --bind "$1" /mnt && {mounts} && cd /proc && exec {sys.executable} /mnt/commands.py'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", shell, "sh", str(place)], capture_output=True, text=True, check=False, timeout=300
+    )
+    if "unshare" in done.stderr or "mount" in done.stderr:
+        pytest.skip(f"nothing can be mounted here: {done.stderr.strip()}")
+    assert "Traceback" not in done.stderr
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "codes 0 2, [1, 2]")
