@@ -171,6 +171,12 @@ def _no_clashes(
                 where=where,
                 mend="give every structure a value of its own",
             )
+    if background in ignore:
+        raise UserError(
+            f"field labels.ignore uses {background}, which is background",
+            where=where,
+            mend="give what is to be ignored a value of its own",
+        )
     flat = list(parsed.values())
     if not regions and len(set(flat)) != len(flat):
         raise UserError("two entries of labels share one value", where=where, mend="give every structure its own value")

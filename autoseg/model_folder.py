@@ -18,6 +18,8 @@ from autoseg.raw.images import ENDINGS
 from autoseg.storage import file_hash, read_json
 
 MODEL_FILE = "model.json"
+# A folder from elsewhere must not keep a prediction busy for ever: it takes time for each of these.
+MOST_MEMBERS, MOST_FOLDS, MOST_STEPS = 100, 1000, 1000
 
 
 class Member(Frozen):
@@ -28,7 +30,8 @@ class Member(Frozen):
     configuration: str
     architecture: str
     trainer: str
-    folds: dict[str, str] = Field(min_length=1)  # fold name -> weights file, relative to the model folder
+    # Fold name -> weights file, relative to the model folder.
+    folds: dict[str, str] = Field(min_length=1, max_length=MOST_FOLDS)
     mirror_axes: tuple[Annotated[int, Field(ge=0, le=2)], ...]  # spatial axes of the patch that mirroring may flip
     previous_stage: str | None = None  # name of the member whose label map this one takes as input
     in_ensemble: bool = True  # False for a member that only serves as a previous stage
@@ -43,6 +46,17 @@ class Member(Frozen):
             if name is not None and not _is_inside(name):
                 raise ValueError(f"{name!r} points outside of the model folder")
         return value
+
+    @field_validator("folds")
+    @classmethod
+    def _each_its_own(cls, folds: dict[str, str]) -> dict[str, str]:
+        first: dict[str, str] = {}
+        for fold, file in folds.items():
+            if first.setdefault(file, fold) != fold:
+                raise ValueError(
+                    f"folds {first[file]!r} and {fold!r} both name {file!r}, each needs weights of its own"
+                )
+        return folds
 
 
 class PostprocessingStep(Frozen):
@@ -62,8 +76,8 @@ class Model(Frozen):
     labels: Labels
     file_ending: str
     orientation: Literal["as_stored", "ras"] = "as_stored"  # "ras": files are turned to right-anterior-superior axes
-    members: tuple[Member, ...]
-    postprocessing: tuple[PostprocessingStep, ...] = ()
+    members: tuple[Member, ...] = Field(max_length=MOST_MEMBERS)
+    postprocessing: tuple[PostprocessingStep, ...] = Field(default=(), max_length=MOST_STEPS)
     selection: dict[str, Any] = {}  # how it was chosen: scores of every candidate
     versions: dict[str, str] = {}
     checksums: dict[str, str] = {}  # relative file -> SHA-256
@@ -81,6 +95,7 @@ class Model(Frozen):
         values = labels.values
         if not values or not all(values.values()):
             raise ValueError("every label needs a value, and there must be at least one label")
+        _check_meanings(labels)
         if not labels.regions and len({one for one, *_ in values.values()}) < sum(map(len, values.values())):
             raise ValueError("labels that are no regions must have one value each, and each its own")
         if labels.regions and sorted(labels.paint_order) != sorted(values):
@@ -148,6 +163,16 @@ def checksums(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of every file of a model folder but model.json."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MODEL_FILE)
     return {path.relative_to(folder).as_posix(): file_hash(path) for path in files}
+
+
+def _check_meanings(labels: Labels) -> None:
+    """Raise ValueError where a value means two of foreground, background and ignore."""
+    if labels.background in labels.ignore:
+        raise ValueError(f"ignore has {labels.background}, which is background; each needs a value of its own")
+    for name, values in labels.values.items():
+        for other, taken in (("background", (labels.background,)), ("ignore", labels.ignore)):
+            if both := sorted(set(values) & set(taken)):
+                raise ValueError(f"values.{name} has {both}, which is {other}; each needs a value of its own")
 
 
 def _is_inside(name: str) -> bool:

@@ -157,3 +157,8 @@ def test_every_shared_data_set_has_labels(shared):
     for file in files:
         labels = labels_from_description(read_json(file), str(file))
         assert labels.num_outputs == len(labels.names) + 1
+
+
+def test_a_background_that_is_ignored_is_told():
+    with pytest.raises(UserError, match=r"field labels\.ignore uses 5, which is background\nTo mend it: give"):
+        labels_from_description({"labels": {"background": 5, "a": 1, "ignore": [9, 5]}})

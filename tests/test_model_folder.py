@@ -96,6 +96,7 @@ def test_every_file_of_a_member_needs_a_checksum(folder, changes):
         read_model(folder)
 
 
+MEMBER = member().model_dump()
 REGIONS = {"values": {"whole": (1, 2), "core": (2,)}, "regions": True}
 
 
@@ -108,6 +109,10 @@ REGIONS = {"values": {"whole": (1, 2), "core": (2,)}, "regions": True}
         ({"labels": {"values": {}}}, "field labels: .*at least one label"),
         ({"labels": {"values": {"a": []}}}, "field labels: every label needs a value"),
         ({"labels": {"values": {"a": [1], "b": [1]}}}, "field labels: .*each its own"),
+        ({"labels": {"values": {"a": [0]}}}, r"field labels: values\.a has \[0\], which is background"),
+        ({"labels": {"values": {"a": [1], "b": [2]}, "ignore": [9, 2]}}, r"values\.b has \[2\], which is ignore"),
+        ({"labels": {"values": {"a": [1]}, "background": 5, "ignore": [5]}}, "ignore has 5, which is background"),
+        ({"labels": REGIONS | {"background": 2}}, r"values\.whole has \[2\], which is background"),
         ({"labels": {"values": {"a": [1, 2]}}}, "field labels: .*one value each"),
         ({"labels": REGIONS | {"paint_order": ["whole"], "paint_values": [1]}}, "paint_order must name every region"),
         ({"labels": REGIONS | {"paint_order": ["whole", "core"], "paint_values": [1]}}, "one entry per region"),
@@ -116,6 +121,13 @@ REGIONS = {"values": {"whole": (1, 2), "core": (2,)}, "regions": True}
         ({"postprocessing": [{"values": [0]}]}, r"field postprocessing\.0\.values\.0: .*greater than or equal to 1"),
         ({"postprocessing": [{"values": []}]}, r"field postprocessing\.0\.values: .*at least 1 item"),
         ({"members": [member().model_dump() | {"folds": {}}]}, r"field members\.0\.folds: .*at least 1 item"),
+        ({"members": [MEMBER] * 101}, "field members: .*at most 100 items"),
+        (
+            {"members": [MEMBER | {"folds": {str(n): f"{n}" for n in range(1001)}}]},
+            r"members\.0\.folds: .*at most 1000",
+        ),
+        ({"members": [MEMBER | {"folds": {"0": "w", "1": "v", "2": "w"}}]}, r"folds: folds '0' and '2' both name 'w'"),
+        ({"postprocessing": [{"values": [1]}] * 1001}, "field postprocessing: .*at most 1000 items"),
         ({"members": [member().model_dump() | {"mirror_axes": [0, 7]}]}, r"members\.0\.mirror_axes\.1: .*'7'"),
         ({"members": [member().model_dump() | {"mirror_axes": [-1]}]}, r"members\.0\.mirror_axes\.0: .*'-1'"),
     ],

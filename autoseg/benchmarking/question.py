@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 from autoseg.benchmarking.budget import Budget
 from autoseg.errors import UserError
+from autoseg.planning.resources import check_memory
 
 Recipe = Literal["own", "published", "common"]
 RECIPES: tuple[Recipe, ...] = ("own", "published", "common")
 BOTH = ("own", "common")  # what `both` stands for
 DATA_SIDE = ("augmentation", "mirror", "foreground_fraction", "batch_size", "accumulate")  # the same for every method
+
+MOST_SEEDS = 1000  # every seed is a training of every network on every fold
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,13 @@ class Question:
         for recipe in self._recipes_named():
             if recipe not in (*RECIPES, "both"):
                 raise UserError(f"--recipes {recipe!r} is unknown", mend=f"use some of: {', '.join(RECIPES)}, both")
-        if self.seeds < 1:
-            raise UserError(f"--seeds {self.seeds} is no number of runs", mend="use 1 or more; 3 show the noise")
+        if not 1 <= self.seeds <= MOST_SEEDS:
+            raise UserError(
+                f"--seeds {self.seeds} is no number of runs within 1 and {MOST_SEEDS}",
+                mend="use --seeds 3 to see the noise",
+            )
+        if self.gpu_memory is not None:
+            check_memory(self.gpu_memory)
         if "steps" in self.settings:
             raise UserError("--set steps is what the budget decides", mend="use --budget")
         if self.network_options and self.plans is not None:

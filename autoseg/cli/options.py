@@ -43,7 +43,7 @@ Devices = Annotated[
         "--device", metavar="D", help="auto, cpu, cuda, cuda:1 or mps; folds are spread over several: cuda:0,cuda:1."
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random number.")]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every random number, 0 to 4294967295.")]
 TimeBudget = Annotated[
     float | None,
     typer.Option(

@@ -80,12 +80,15 @@ def plan_and_preprocess(
     """
     from autoseg.cli.values import parse_values
     from autoseg.planning import plan
+    from autoseg.planning.resources import check_memory
     from autoseg.plans import Plans
     from autoseg.preprocessing import preprocess
     from autoseg.raw import open_dataset
     from autoseg.workspace import Workspace
 
     options = parse_values(network_options or [])
+    if gpu_memory is not None:
+        check_memory(gpu_memory)  # before the data set is measured, which may take long
     if plans_from is not None or keep_plans:
         refuse_planning(
             "--keep-plans takes the plans that are there" if keep_plans else "--plans-from takes the model's plans",

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import shutil
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from autoseg.architecture import Architecture
 from autoseg.deadlines import file_bytes
 from autoseg.errors import AutosegError, UserError
-from autoseg.inference.records import Record
+from autoseg.inference.alone import alone_in
+from autoseg.inference.records import Inputs, Record
 from autoseg.raw import (
     Case,
     Geometry,
@@ -89,7 +91,8 @@ def predict_folder(
     Writes `<case><ending>` on exactly the grid of the image, with `save_probabilities` `<case>_probabilities`, with
     `uncertainty` `<case>_uncertainty.nii.gz` (float32, 0..1). `workers` threads read and preprocess ahead.
     Cases that this model finished before, from the same files and with the same settings, are skipped unless `restart`.
-    A case that fails is reported in its result.
+    A case that fails, or whose image changes meanwhile, is reported in its result. UserError if another prediction is
+    at work in `output`.
     """
     if output.resolve() == inputs.resolve():
         raise UserError("input and output are the same folder", where=output, mend="choose another output folder")
@@ -102,8 +105,22 @@ def predict_folder(
     jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
     _require_own_files(jobs, inputs)
     output.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output)
-    record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
+    with alone_in(output):
+        remove_leftovers(output)
+        record = Record(output, content_hash(predictor.identity, save_probabilities, uncertainty))
+        return _predict_jobs(predictor, jobs, bad, record, workers=workers, restart=restart)
+
+
+def _predict_jobs(
+    predictor: Predictor,
+    jobs: Sequence[_Job],
+    bad: Mapping[str, UserError],
+    record: Record,
+    *,
+    workers: int,
+    restart: bool,
+) -> list[CaseResult]:
+    """Predict the jobs that are not finished; behind their results stand the cases that cannot be used."""
     finished = set() if restart else {job.case.id for job in jobs if record.is_finished(job.case.id, job.case.images)}
     results = {name: CaseResult(name, _label_of(jobs, name), skipped=True) for name in finished}
     results |= {name: CaseResult(name, None, str(error)) for name, error in bad.items()}
@@ -112,8 +129,11 @@ def predict_folder(
         log.info("%d case(s) are finished already", len(finished))
     for name in bad:
         _tell_failure(results[name])
-    with tqdm(total=len(jobs), initial=len(finished), desc="predict", unit="case", disable=None) as progress:
-        for result in _stream(predictor, todo, record, workers=workers):
+    with (
+        closing(_stream(predictor, todo, record, workers=workers)) as stream,  # its threads end before the lock does
+        tqdm(total=len(jobs), initial=len(finished), desc="predict", unit="case", disable=None) as progress,
+    ):
+        for result in stream:
             results[result.case] = result
             progress.update()
             _tell_failure(result)
@@ -134,7 +154,9 @@ def _tell_failure(result: CaseResult) -> None:
         log.error("case %s failed: %s", result.case, result.error)
 
 
-def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, workers: int) -> Iterator[CaseResult]:
+def _stream(
+    predictor: Predictor, jobs: Sequence[_Job], record: Record, *, workers: int
+) -> Generator[CaseResult, None, None]:
     """Yield a result per job; at most `workers` + 1 cases are read ahead and `WAITING_WRITES` wait to be written."""
     readers = ThreadPoolExecutor(max(1, workers), thread_name_prefix="read")
     writer = ThreadPoolExecutor(1, thread_name_prefix="write")
@@ -150,7 +172,7 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
                 break
             job, future = reads.popleft()
             try:
-                prepared, geometry = reading.result(future)
+                prepared, geometry, seen = reading.result(future)
                 del future
                 prediction = _predict(predictor, job, prepared)
                 del prepared
@@ -161,7 +183,7 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
                 yield _written(*writes.popleft(), writing)
             if predictor.model.orientation == "ras":
                 prediction = _as_stored(prediction, geometry)
-            writes.append((job, writer.submit(_write, job, prediction, geometry, record, writing)))
+            writes.append((job, writer.submit(_write, job, seen, prediction, geometry, record, writing)))
             del prediction
         while writes:
             yield _written(*writes.popleft(), writing)
@@ -170,9 +192,10 @@ def _stream(predictor: Predictor, jobs: Sequence[_Job], record: Record, *, worke
         writer.shutdown()
 
 
-def _read(predictor: Predictor, job: _Job, reading: AtWork) -> tuple[Prepared, Geometry]:
+def _read(predictor: Predictor, job: _Job, reading: AtWork) -> tuple[Prepared, Geometry, Inputs]:
     with reading.on(job.case.id):
-        return _prepare(predictor, job)
+        seen = Inputs.seen(job.case.images)  # before they are read: what comes later is not what is segmented
+        return *_prepare(predictor, job), seen
 
 
 def _prepare(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
@@ -225,10 +248,18 @@ def _as_stored(prediction: Prediction, geometry: Geometry) -> Prediction:
     return replace(prediction, **{name: np.ascontiguousarray(turn.undo(value)) for name, value in arrays.items()})
 
 
-def _write(job: _Job, prediction: Prediction, geometry: Geometry, record: Record, writing: AtWork) -> None:
+def _write(
+    job: _Job, seen: Inputs, prediction: Prediction, geometry: Geometry, record: Record, writing: AtWork
+) -> None:
     with writing.on(job.case.id):
         _write_outputs(job, prediction, geometry)
-        record.finish(job.case.id, job.case.images, job.outputs)
+        try:
+            seen.require_unchanged()
+        except UserError:
+            for output in job.outputs:  # of an image that is there no more, maybe on another grid
+                output.unlink(missing_ok=True)
+            raise
+        record.finish(job.case.id, seen, job.outputs)
 
 
 def _write_outputs(job: _Job, prediction: Prediction, geometry: Geometry) -> None:

@@ -10,6 +10,7 @@ from autoseg.errors import UserError
 from autoseg.machine import available_cores, available_memory
 
 GIB = 2**30
+LEAST_GIB, MOST_GIB = 0.01, 100_000.0  # what the smallest plan takes, and more than any device has
 GPU_SHARE = 0.92  # of a GPU's memory; the rest is left to the desktop and the driver
 
 
@@ -35,6 +36,7 @@ class Resources:
         """Return the resources of this machine; a given `gpu_memory` (GiB) with device "auto" plans for a GPU."""
         cores = available_cores()
         if gpu_memory is not None:
+            check_memory(gpu_memory)
             kind = "cuda" if device == "auto" else device.partition(":")[0]
             return cls(kind, float(gpu_memory), time_budget, cores, memory_given=True)
         chosen = choose_device(device)
@@ -43,6 +45,15 @@ class Resources:
     def describe(self) -> dict[str, Any]:
         """Return the fields, for the plans file."""
         return asdict(self)
+
+
+def check_memory(gib: float) -> None:
+    """Raise UserError where a memory to plan for is none that a device has."""
+    if not LEAST_GIB <= gib <= MOST_GIB:  # NaN neither
+        raise UserError(
+            f"a plan needs {LEAST_GIB:g} to {MOST_GIB:g} GiB, got {gib:g}", where="--gpu-memory",
+            mend="give the memory of the GPU in GiB, such as --gpu-memory 8",
+        )  # fmt: skip
 
 
 def _free_memory(device: Any) -> float:

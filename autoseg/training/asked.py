@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from numbers import Integral
 
 import torch
 
@@ -13,6 +14,8 @@ from autoseg.plans import Configuration, Plans
 from autoseg.randomness import generator
 from autoseg.raw import Dataset
 from autoseg.workspace import Workspace
+
+HIGHEST_SEED = 2**32 - 1  # what every library takes that is seeded
 
 
 def read_plans(dataset: str, plans_name: str, workspace: Workspace) -> Plans:
@@ -85,6 +88,13 @@ def checked_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UserError(f"--name {name!r} cannot be the name of a folder", mend="use letters, digits, '_', '-' and '.'")
     return name
+
+
+def checked_seed(seed: int) -> int:
+    """Return the seed, if it is one that torch and numpy take."""
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or not 0 <= seed <= HIGHEST_SEED:
+        raise UserError(f"--seed {seed} is no integer within 0 and {HIGHEST_SEED}", mend="use such as --seed 1")
+    return int(seed)
 
 
 def choose_labelled(cases: tuple[str, ...], count: int, seed: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -15,7 +15,15 @@ from autoseg.errors import UserError
 from autoseg.preprocessing.agreement import check_agreement
 from autoseg.raw import Dataset, make_splits, open_dataset, split_of
 from autoseg.store import CaseStore
-from autoseg.training.asked import check_patches, check_repeatable, checked_name, choose_labelled, configure, read_plans
+from autoseg.training.asked import (
+    check_patches,
+    check_repeatable,
+    checked_name,
+    checked_seed,
+    choose_labelled,
+    configure,
+    read_plans,
+)
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.folds import parse_folds
@@ -114,6 +122,7 @@ class _Training:
     ):  # fmt: skip
         self.arguments = {key: value for key, value in locals().items() if key != "self"}
         self.started = time.monotonic() if started is None else started
+        self.seed = checked_seed(seed)
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
         self.plans = read_plans(self.dataset.name, plans_name, self.workspace)
@@ -127,7 +136,7 @@ class _Training:
         self.device = self.devices[0]
         batch_size = self.settings["batch_size"].value or self.configuration.batch_size
         check_patches(self.configuration, batch_size, self.device, plans_name=plans_name, **named)
-        self.processes, self.seed, self.deterministic, self.restart = processes, seed, deterministic, restart
+        self.processes, self.deterministic, self.restart = processes, deterministic, restart
         self.name = None if name is None else checked_name(name)
         check_repeatable(deterministic=deterministic, seconds=training_seconds if time_budget is None else time_budget)
         self.folds_text, self.labelled, self.time_budget, self.pretrained = folds, labelled, time_budget, pretrained

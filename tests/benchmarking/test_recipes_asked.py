@@ -46,6 +46,13 @@ def test_an_unknown_recipe_among_others_is_told():
         question(recipes=("common", "mine"))
 
 
+@pytest.mark.parametrize("seeds", [0, 1001, 10**22])
+def test_a_number_of_seeds_that_nobody_runs_is_told(seeds):
+    with pytest.raises(UserError, match=rf"--seeds {seeds} is no number of runs within 1 and 1000\nTo mend it: use"):
+        question(seeds=seeds)
+    assert question(seeds=1000).seeds == 1000
+
+
 def test_a_published_recipe_is_not_suited_to_a_short_campaign(campaign):
     done = campaign("primus", "hiformer", recipes=("own", "published"), seeds=1)
     found = recipes_of(done)

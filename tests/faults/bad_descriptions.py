@@ -120,6 +120,10 @@ DESCRIPTIONS = {
     "a label that is an empty list": (lambda d: d.describe(labels=TWO | {"b": []}), "field labels.b"),
     "two names for one value": (lambda d: d.describe(labels=TWO | {"b": 1}), "share one value"),
     "a class with the value of background": (lambda d: d.describe(labels=TWO | {"b": 0}), "field labels.b"),
+    "a background that is ignored": (
+        lambda d: d.describe(labels=TWO | {"ignore": [9, 0]}),
+        "field labels.ignore uses 0, which is background",
+    ),
     "cyclic regions": (
         lambda d: d.describe(labels={"background": 0, "a": [1, 2], "b": [2, 1]}),
         "no value that smaller regions do not",

@@ -59,6 +59,10 @@ def labelled(value: int):
     return described(labels={"values": {"near": [3], "far": [value]}})
 
 
+def crowded(content: dict) -> dict:
+    return content | {"members": content["members"] * 101}
+
+
 IN_MEMBER = ("configurations", "member0")
 
 
@@ -111,6 +115,34 @@ MODELS = {
         "plans.json: field configurations.member0.patch_size: (8, 17, 16) is no multiple of (2, 2, 2)",
     ),
     "a model without a fold": (edited(folds={}), "field members.0.folds: Dictionary should have at least 1 item"),
+    "a model with more folds than anybody trains": (
+        edited(folds={str(fold): f"members/member0/fold_{fold}.safetensors" for fold in range(20_000)}),
+        "field members.0.folds: Dictionary should have at most 1000 items after validation",
+    ),
+    "a model with one network as two folds": (
+        edited(folds=dict.fromkeys("01", "members/member0/fold_0.safetensors")),
+        "field members.0.folds: folds '0' and '1' both name 'members/member0/fold_0.safetensors'",
+    ),
+    "a model with more members than anybody averages": (
+        predict(lambda d, m: write_json(m / "model.json", crowded(read_json(m / "model.json")))),
+        "field members: Tuple should have at most 100 items after validation",
+    ),
+    "a model with a hundred thousand steps of post-processing": (
+        described(postprocessing=[{"rule": "keep_largest", "values": [1]}] * 100_000),
+        "field postprocessing: Tuple should have at most 1000 items after validation",
+    ),
+    "a model with a label of the value of background": (
+        labelled(0),
+        "model.json: field labels: values.far has [0], which is background",
+    ),
+    "a model with a label that is ignored": (
+        described(labels={"values": {"near": [3], "far": [7]}, "ignore": [255, 7]}),
+        "model.json: field labels: values.far has [7], which is ignore",
+    ),
+    "a model that ignores the background": (
+        described(labels={"values": {"near": [3], "far": [7]}, "ignore": [0]}),
+        "model.json: field labels: ignore has 0, which is background",
+    ),
     "a model with a label that no file can hold": (
         labelled(10**30),
         "field labels.values.far.0: Input should be less than or equal to 9223372036854775807",

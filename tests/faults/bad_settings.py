@@ -76,12 +76,12 @@ def plugin(text: str):
     return make
 
 
-def planning(prepare: Callable[[Data], Any]):
+def planning(prepare: Callable[[Data], Any], *arguments: str):
     """Return what prepares `autoseg plan-and-preprocess` for data that `prepare` spoils."""
 
     def make(data: Data) -> list[str]:
         prepare(data)
-        return ["plan-and-preprocess", str(data.folder), "--workers", "1"]
+        return ["plan-and-preprocess", str(data.folder), "--workers", "1", *arguments]
 
     return make
 
@@ -200,6 +200,27 @@ SETTINGS = {
     "a trainer file without a trainer": (plugin("x = 1\n"), "mine.py"),
     "an architecture that does not exist": (train("--architecture", "xyzzy"), "xyzzy"),
     "a fold that is no fold": (train(fold="first"), "first"),
+    "a fold beyond all bounds": (
+        train(fold="9" * 23),
+        f"there is no fold {'9' * 23}, their numbers are 0 to 9999",
+    ),
+    "folds beyond all bounds": (
+        train(fold="0-99999999999"),
+        "there is no fold 99999999999, their numbers are 0 to 9999",
+    ),
+    "a seed beyond all bounds": (
+        train("--seed", "9" * 23),
+        f"--seed {'9' * 23} is no integer within 0 and 4294967295",
+    ),
+    "a negative seed": (train("--seed", "-1"), "--seed -1 is no integer within 0 and 4294967295"),
+    "a GPU with less memory than any plan takes": (
+        planning(lambda data: None, "--gpu-memory", "1e-9"),
+        "--gpu-memory: a plan needs 0.01 to 100000 GiB, got 1e-09",
+    ),
+    "a GPU of boundless memory": (
+        planning(lambda data: None, "--gpu-memory", "inf"),
+        "--gpu-memory: a plan needs 0.01 to 100000 GiB, got inf",
+    ),
     "a device that does not exist": (train("--device", "tpu"), "tpu"),
     "a name of runs that is a path": (train("--name", "../../escaped"), "../../escaped"),
     "splits that are no list": (splits({"train": []}), "must be a list of folds"),

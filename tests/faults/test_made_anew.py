@@ -12,7 +12,7 @@ from model_factory import make_plans, write_model
 from autoseg.errors import UserError
 from autoseg.fingerprinting import FINGERPRINT_FILE, Fingerprint, fingerprint
 from autoseg.inference import Predictor
-from autoseg.inference.records import RECORD_FILE, Record
+from autoseg.inference.records import RECORD_FILE, Inputs, Record
 from autoseg.preprocessing import preprocess
 from autoseg.raw import open_dataset
 from autoseg.store import CaseStore
@@ -108,7 +108,7 @@ def test_a_damaged_fingerprint_is_made_anew(how, tmp_path, caplog):
 def test_a_damaged_record_of_predictions_is_made_anew(flips, tmp_path):
     (tmp_path / BAD).write_text("image")
     record = Record(tmp_path, "model")
-    record.finish("a", [tmp_path / BAD], [])
+    record.finish("a", Inputs.seen([tmp_path / BAD]), [])
     assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD])
     file = tmp_path / RECORD_FILE
     content = file.read_bytes()

@@ -1,12 +1,14 @@
 """`traced` and `auto`: plans that fit the memory, or the time."""
 
 import math
+import re
 
 import pytest
 import torch
 from planning_factory import make_dataset, make_fingerprint
 
 from autoseg import plugins
+from autoseg.benchmarking import Budget, Question
 from autoseg.conformance.architecture import example_spec
 from autoseg.errors import UserError
 from autoseg.planning import Frame, Resources, timed
@@ -257,6 +259,19 @@ def test_few_cases_mean_fewer_folds(made_up_clock):
 def test_resources_are_positive(fields):
     with pytest.raises(UserError, match="must be positive"):
         Resources(**fields)
+
+
+@pytest.mark.parametrize("memory", [1e-9, 0.0099, 0, -1, 1e6, math.inf, math.nan])
+def test_a_memory_that_no_device_has_is_told(memory):
+    told = rf"--gpu-memory: a plan needs 0\.01 to 100000 GiB, got {re.escape(f'{memory:g}')}\nTo mend it: "
+    with pytest.raises(UserError, match=told):
+        Resources.detect("auto", gpu_memory=memory)
+    with pytest.raises(UserError, match=told):
+        Question(("data",), ("unet",), Budget("steps", 1), gpu_memory=memory)
+
+
+def test_the_memory_of_tiny_plans_is_taken():
+    assert Resources.detect("cpu", gpu_memory=0.01).memory_gib == 0.01
 
 
 def test_named_memory_means_a_gpu():

@@ -1,6 +1,9 @@
+import numpy as np
 import pytest
 
 from autoseg.errors import UserError
+from autoseg.training import pretrain, train
+from autoseg.training.asked import checked_seed
 from autoseg.training.folds import parse_folds
 from autoseg.training.starting import choose_labelled
 
@@ -38,6 +41,39 @@ def test_cv_of_a_single_case_is_all_and_it_has_no_other_fold():
 def test_wrong_folds_are_told(text):
     with pytest.raises(UserError, match="not understood"):
         parse_folds(text, 5)
+
+
+@pytest.mark.parametrize("text", ["9" * 23, "9" * 5000, "0-99999999999", "0,10000", "5-10000"])
+def test_folds_beyond_all_bounds_are_refused_before_a_list_is_built(text):
+    with pytest.raises(UserError, match=r"there is no fold [19][09]{4,39}\S*, their numbers are 0 to 9999") as error:
+        parse_folds(text, 5)
+    assert "To mend it: " in str(error.value)
+    assert len(str(error.value)) < 300
+
+
+def test_the_last_fold_there_can_be_and_more_where_the_split_has_more():
+    assert parse_folds("9999,00009999", 5) == ["9999"]
+    assert parse_folds("10000", 10001) == ["10000"]
+    with pytest.raises(UserError, match="0 to 10000"):
+        parse_folds("10001", 10001)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**32, 10**22, 1.5, True, "1"])
+def test_a_seed_that_is_none_is_told(seed):
+    with pytest.raises(UserError, match=rf"--seed {seed} is no integer within 0 and 4294967295\nTo mend it: "):
+        checked_seed(seed)
+
+
+def test_the_first_and_the_last_seed_are_taken_as_integers():
+    assert [checked_seed(seed) for seed in (0, 2**32 - 1, np.int64(7))] == [0, 2**32 - 1, 7]
+    assert type(checked_seed(np.int64(7))) is int  # which run.json can hold
+
+
+@pytest.mark.parametrize("start", [train, pretrain])
+def test_a_seed_is_told_before_anything_is_looked_at(start, tmp_path):
+    with pytest.raises(UserError, match="--seed 4294967296 is no integer"):
+        start("no data set", "3d_fullres", seed=2**32, workspace=tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 def test_labelled_cases_are_chosen_by_seed_and_not_by_order():
