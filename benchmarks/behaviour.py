@@ -11,17 +11,33 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from methods import DATA, Bench
 
 FEW = 5  # labelled cases that are fine-tuned on
 
 
+class Check(NamedTuple):
+    """What measures a check, in which configuration, in how many steps a run, on the data of which option."""
+
+    measure: Callable[[Bench, Sequence[int]], None]
+    configuration: str
+    steps: int
+    data: str = "data"
+
+
 def last_dice(bench: Bench) -> float:
     """Return the Dice of the run that was trained last."""
     return bench.rows[-1]["dice"]
+
+
+def last_loss(run: Path) -> float:
+    """Return the loss of the last steps of a run, as its log tells it."""
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line["loss"] for line in lines if line["event"] == "step"][-1]
 
 
 def verdict(bench: Bench, check: str, expected: str, holds: bool, **found: float) -> None:
@@ -32,16 +48,20 @@ def verdict(bench: Bench, check: str, expected: str, holds: bool, **found: float
 def half(data: Path, number: int, place: Path) -> Path:
     """Make a raw folder of every second case, from `number` 0 or 1 on, as links; returns it."""
     folder = place / f"Dataset9{number}4_Half{number}"
-    for label in sorted((data / "labelsTr").glob("*.nii.gz"))[number::2]:
-        image = label.name.replace(".nii.gz", "_0000.nii.gz")
-        for name in (f"labelsTr/{label.name}", f"imagesTr/{image}"):
+    cases = sorted(label.name.removesuffix(".nii.gz") for label in (data / "labelsTr").glob("*.nii.gz"))[number::2]
+    link_cases(data, cases, folder)
+    return folder
+
+
+def link_cases(data: Path, cases: Sequence[str], folder: Path) -> None:
+    """Make a raw folder of some cases of another one, as links."""
+    for case in cases:
+        for name in (f"labelsTr/{case}.nii.gz", f"imagesTr/{case}_0000.nii.gz"):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             if not (folder / name).exists():
                 (folder / name).symlink_to((data / name).resolve())
-    cases = len(list((folder / "labelsTr").iterdir()))
-    description = json.loads((data / "dataset.json").read_text()) | {"numTraining": cases}
+    description = json.loads((data / "dataset.json").read_text()) | {"numTraining": len(cases)}
     (folder / "dataset.json").write_text(json.dumps(description))
-    return folder
 
 
 def transfer(bench: Bench, seeds: Sequence[int]) -> None:
@@ -70,9 +90,7 @@ def mamba(bench: Bench, seeds: Sequence[int]) -> None:
     plain = ("--set", "dice_weight=0", "--set", "deep_supervision=false")
     losses = []
     for seed in seeds:
-        folder = bench.train("mamba", "cross_entropy", seed, "--plans", "mamba", *plain)
-        steps = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-        losses.append([line["loss"] for line in steps if line["event"] == "step"][-1])
+        losses.append(last_loss(bench.train("mamba", "cross_entropy", seed, "--plans", "mamba", *plain)))
     worst = max(losses)
     verdict(bench, "segmamba 8", "cross-entropy < 0.2", worst < 0.2, worst=worst)
 
@@ -97,24 +115,28 @@ def without_blocks(bench: Bench, run: Path) -> float:
     """Return the mean Dice of the validation cases after every transformer block was put out of use."""
     import torch
 
-    import autoseg
-    from autoseg.storage import read_json
-
-    bench.autoseg("find-best", str(bench.data), "--trainer", run.parent.name.split("__")[0], "--restart")
-    model = next(bench.workspace.glob("results/*/model"))
-    predictor = autoseg.Predictor.load(model)
-    for network in (network for member in predictor.members for network in member.networks):
+    def silence(network: Any) -> None:
         for block in network.blocks:
             torch.nn.init.zeros_(block.scale_attention)
             torch.nn.init.zeros_(block.scale_mlp)
-    images, output = run / "images_without_blocks", run / "predicted_without_blocks"
-    images.mkdir(exist_ok=True)
-    for case in read_json(run / "run.json")["validation_cases"]:
-        link = images / f"{case}_0000.nii.gz"
-        if not link.exists():
-            link.symlink_to((bench.data / "imagesTr" / link.name).resolve())
-    predictor.predict_folder(images, output)
-    return round(autoseg.evaluate(output, bench.data / "labelsTr").foreground_mean["dice"], 4)
+
+    return changed_dice(bench, run, "without_blocks", silence)
+
+
+def changed_dice(bench: Bench, run: Path, name: str, change: Callable[[Any], None]) -> float:
+    """Return the mean Dice of a run's validation cases after `change` was done to its networks; `name` tells it."""
+    import autoseg
+    from autoseg.storage import read_json
+
+    trainer = run.parent.name.split("__")[0]
+    chosen = bench.autoseg("find-best", str(bench.data), "--trainer", trainer, "--restart", "--json")
+    predictor = autoseg.Predictor.load(json.loads(chosen)["model"])
+    for network in (network for member in predictor.members for network in member.networks):
+        change(network)
+    cases, output = run / "cases", run / f"predicted_{name}"
+    link_cases(bench.data, read_json(run / "run.json")["validation_cases"], cases)
+    predictor.predict_folder(cases / "imagesTr", output)
+    return round(autoseg.evaluate(output, cases / "labelsTr").foreground_mean["dice"], 4)
 
 
 def networks(bench: Bench, seeds: Sequence[int]) -> None:
@@ -142,27 +164,39 @@ def networks(bench: Bench, seeds: Sequence[int]) -> None:
 
 
 CHECKS = {
-    "transfer": (transfer, "3d_fullres", 300),
-    "mamba": (mamba, "3d_fullres", 300),
-    "relevance": (relevance, "3d_fullres", 500),
-    "networks": (networks, "3d_fullres", 500),
+    "transfer": Check(transfer, "3d_fullres", 300),
+    "mamba": Check(mamba, "3d_fullres", 300),
+    "relevance": Check(relevance, "3d_fullres", 500),
+    "networks": Check(networks, "3d_fullres", 500),
 }
+
+
+def arguments(
+    checks: Mapping[str, Check], about: str | None, *, seeds: Sequence[int], workspace: str
+) -> argparse.ArgumentParser:
+    """Return what reads the command line of a script of checks, with its defaults."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="*", choices=list(checks), default=list(checks))
+    parser.add_argument("--seeds", nargs="*", type=int, default=list(seeds))
+    parser.add_argument("--steps", type=int, help="of each run, in place of the check's own number")
+    parser.add_argument("--data", type=Path, default=DATA, help="a raw folder of hippocampus MRI")
+    parser.add_argument("--workspace", type=Path, default=Path(workspace))
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def carry_out(checks: Mapping[str, Check], options: argparse.Namespace) -> None:
+    """Run the checks asked for."""
+    for name in options.only:
+        check = checks[name]
+        output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
+        data, steps = getattr(options, check.data), options.steps or check.steps
+        check.measure(Bench(data, options.workspace, check.configuration, steps, output), options.seeds)
 
 
 def main() -> None:
     """Run the checks asked for."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="*", choices=list(CHECKS), default=list(CHECKS))
-    parser.add_argument("--seeds", nargs="*", type=int, default=[0])
-    parser.add_argument("--steps", type=int, help="of each run, in place of the check's own number")
-    parser.add_argument("--data", type=Path, default=DATA, help="a raw folder of hippocampus MRI")
-    parser.add_argument("--workspace", type=Path, default=Path("autoseg_behaviour"))
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    for name in options.only:
-        check, configuration, steps = CHECKS[name]
-        output = options.json and options.json.with_stem(f"{options.json.stem}_{name}")
-        check(Bench(options.data, options.workspace, configuration, options.steps or steps, output), options.seeds)
+    carry_out(CHECKS, arguments(CHECKS, __doc__, seeds=[0], workspace="autoseg_behaviour").parse_args())
 
 
 if __name__ == "__main__":

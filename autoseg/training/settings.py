@@ -94,12 +94,22 @@ def _typed(name: str, value: Any, types: Mapping[str, Any], trainer: type) -> An
         close = difflib.get_close_matches(name, types, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(close)}?" if close else f"choose from {', '.join(sorted(types))}"
         raise UserError(f"trainer {trainer.__name__} has no setting {name!r}", mend=hint)
-    if isinstance(value, str) and value.lower() in ("none", "null"):
+    adapter = TypeAdapter(types[name])
+    if isinstance(value, str) and value.lower() in ("none", "null") and _takes_none(adapter):
         value = None
     try:
-        return TypeAdapter(types[name]).validate_python(value)
+        return adapter.validate_python(value)
     except ValidationError as error:
         reason = error.errors()[0]["msg"]
         raise UserError(
             f"setting {name} cannot be {value!r}: {reason}", mend=f"the default is {getattr(trainer, name)!r}"
         ) from None
+
+
+def _takes_none(adapter: TypeAdapter[Any]) -> bool:
+    """Tell whether None is a value of a type; where it is not, "none" may be one of its words."""
+    try:
+        adapter.validate_python(None)
+    except ValidationError:
+        return False
+    return True

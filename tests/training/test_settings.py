@@ -59,6 +59,7 @@ def test_text_is_turned_into_the_declared_type():
     assert values["batch_size"] == (4, "command line")
     assert values["gamma"] == (3.0, "command line")
     assert resolve(given={"batch_size": "none"})["batch_size"][0] is None
+    assert resolve(given={"augmentation": "none"})["augmentation"][0] == "none"  # where it is a word among others
 
 
 def test_an_unknown_name_suggests_the_nearest():
