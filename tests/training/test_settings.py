@@ -59,7 +59,13 @@ def test_text_is_turned_into_the_declared_type():
     assert values["batch_size"] == (4, "command line")
     assert values["gamma"] == (3.0, "command line")
     assert resolve(given={"batch_size": "none"})["batch_size"][0] is None
-    assert resolve(given={"augmentation": "none"})["augmentation"][0] == "none"  # where it is a word among others
+
+
+def test_none_is_a_word_where_it_is_one_of_the_choices():
+    class Augmented(Base):
+        augmentation: Literal["full", "none"] = "full"
+
+    assert resolve(Augmented, given={"augmentation": "none"})["augmentation"][0] == "none"
 
 
 def test_an_unknown_name_suggests_the_nearest():
