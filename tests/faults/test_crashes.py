@@ -131,7 +131,7 @@ def test_so_it_is_with_an_image_that_crashes_its_reader_in_prediction(tmp_path):
 
 
 def test_only_a_process_that_ends_within_leaves_a_note(tmp_path, monkeypatch):
-    monkeypatch.setattr(crash_guard.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(crash_guard, "temporary_folder", lambda: tmp_path)
     with guarded("x", 1) as guard:
         assert not guard.died
         (note,) = tmp_path.iterdir()
@@ -154,7 +154,7 @@ def test_only_a_process_that_ends_within_leaves_a_note(tmp_path, monkeypatch):
 
 
 def test_where_no_note_can_be_written_the_work_is_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(crash_guard.tempfile, "gettempdir", lambda: str(tmp_path / "file" / "x"))
+    monkeypatch.setattr(crash_guard, "temporary_folder", lambda: tmp_path / "file" / "x")
     (tmp_path / "file").touch()
     with guarded("x") as guard:
         assert not guard.died
