@@ -6,11 +6,12 @@ import errno
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from autoseg.errors import UserError
+from autoseg.storage import WRITE_MENDS
 
 HELD = frozenset({errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES, errno.EDEADLK})  # how systems say that it is taken
 
@@ -26,6 +27,18 @@ def locked(file: Path, refusal: UserError) -> Iterator[None]:
         with suppress(OSError):  # Windows deletes no open file: an empty one stays
             file.unlink()
         handle.close()
+
+
+@contextmanager
+def locked_where_writable(file: Path, refusal: UserError) -> Iterator[None]:
+    """Do as `locked`; where nothing may be written, nobody is at work, and whoever is to write is told of it."""
+    with ExitStack() as held:
+        try:
+            held.enter_context(locked(file, refusal))
+        except OSError as error:
+            if error.errno not in WRITE_MENDS:
+                raise
+        yield
 
 
 def _acquired(file: Path, refusal: UserError) -> IO[str]:

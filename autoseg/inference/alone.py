@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoseg.errors import UserError
-from autoseg.lock import locked
-from autoseg.storage import WRITE_MENDS
+from autoseg.lock import locked_where_writable
 
 LOCK_FILE = ".predicting.lock"  # hidden, so that nobody takes it for an image or a prediction
 
@@ -25,10 +24,5 @@ def alone_in(output: Path) -> Iterator[None]:
         where=output,
         mend="wait until it has ended, or choose another output folder",
     )
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(output / LOCK_FILE, refusal))
-        except OSError as error:
-            if error.errno not in WRITE_MENDS:
-                raise
+    with locked_where_writable(output / LOCK_FILE, refusal):
         yield

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 from autoseg.errors import UserError
-from autoseg.lock import locked
-from autoseg.storage import WRITE_MENDS
+from autoseg.lock import locked_where_writable
 
 LOCK_FILE = ".preprocessing.lock"
 
@@ -23,10 +22,5 @@ def alone_in(folder: Path) -> Iterator[None]:
         f"another command is at work in {folder}",
         mend="wait until it has ended, then repeat this one: what it finished is taken over",
     )
-    with ExitStack() as held:
-        try:
-            held.enter_context(locked(folder / LOCK_FILE, refusal))
-        except OSError as error:
-            if error.errno not in WRITE_MENDS:
-                raise
+    with locked_where_writable(folder / LOCK_FILE, refusal):
         yield

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from model_factory import write_model
 
+from autoseg import lock
 from autoseg.cli.running import run
 from autoseg.errors import UserError
 from autoseg.inference import Predictor
-from autoseg.inference import alone as alone_module
 from autoseg.inference import folder as folder_module
 from autoseg.inference.alone import LOCK_FILE
 from autoseg.inference.records import RECORD_FILE
@@ -204,5 +204,5 @@ def test_a_folder_in_which_nothing_may_be_written_is_looked_at_all_the_same(plac
     def refused(*arguments):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(alone_module, "locked", refused)
+    monkeypatch.setattr(lock, "locked", refused)
     assert all(result.skipped for result in predictor.predict_folder(place / "in", place / "out"))
