@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
@@ -80,19 +80,28 @@ def nnunet_cases(folder: Path, description: Description) -> Found:
 
 
 def _left_out(folder: Path, ending: str, found: Found) -> None:
-    """Warn of images of another ending, such as .NII.GZ beside .nii.gz: nothing reads them."""
-    files = sorted(folder.iterdir()) if folder.is_dir() else []
-    shown = [file for file in files if not file.name.startswith(".")]
-    left = [file for file in shown if ending_of(file) not in (None, ending) and file.is_file()]
+    left = of_other_endings(folder, ending)
     if left:
         found.complain(
-            f"{len(left)} file(s) do not end with {ending} and are left out, such as {short(left[0].name)}",
+            left_out(left, ending),
             left[0],
             field="file_ending",
             value=ending,
             mend="rename or convert them, or remove them; upper and lower case count",
             severity="warning",
         )
+
+
+def of_other_endings(folder: Path, ending: str) -> list[Path]:
+    """Return the images in a folder, sorted, that have another ending, such as .NII.GZ beside .nii.gz."""
+    files = sorted(folder.iterdir()) if folder.is_dir() else []
+    shown = [file for file in files if not file.name.startswith(".")]
+    return [file for file in shown if ending_of(file) not in (None, ending) and file.is_file()]
+
+
+def left_out(files: Sequence[Path], ending: str) -> str:
+    """Return what to tell of files that nothing reads, for their ending."""
+    return f"{len(files)} file(s) do not end with {ending} and are left out, such as {short(files[0].name)}"
 
 
 def _no_folders(places: Iterable[Path], found: Found) -> bool:

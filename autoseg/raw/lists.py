@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -108,19 +109,20 @@ def _take(entry: dict[str, Any], place: str, file: Path, found: Found) -> None:
         images=images,
         label=label,
         group=next((str(entry[column]) for column in GROUP_COLUMNS if entry.get(column)), None),
-        split=None if split == "unlabelled" else split,
+        split=split,
         attributes=dict(entry.get("attributes", {})),
         text=entry.get("text") or None,
         annotated=tuple(entry["annotated"]) if entry.get("annotated") else None,
     )
-    _place(case, split, found)
+    place_case(case, found)
 
 
-def _place(case: Case, split: str | None, found: Found) -> None:
-    if split == "test":
+def place_case(case: Case, found: Found) -> None:
+    """Put a case where its split says, else by whether it has a label map."""
+    if case.split == "test":
         found.test.append(case)
-    elif split == "unlabelled" or case.label is None:
-        found.unlabelled.append(case)
+    elif case.split == "unlabelled" or case.label is None:
+        found.unlabelled.append(replace(case, split=None))
     else:
         found.cases.append(case)
 

@@ -9,7 +9,7 @@ from autoseg.errors import UserError
 from autoseg.raw.dataset import UNUSABLE, Case, Dataset, Draft, raise_first, safe_name
 from autoseg.raw.description import Description, parse_description, read_description
 from autoseg.raw.folders import Found, listed_pairs, named_cases, nnunet_cases
-from autoseg.raw.lists import csv_cases, json_cases, usual_ending
+from autoseg.raw.lists import csv_cases, json_cases, place_case, usual_ending
 from autoseg.raw.names import doubled_names
 from autoseg.raw.problems import LONGEST_PATH, Problem, is_there, short
 from autoseg.raw.tables import read_extras
@@ -99,12 +99,15 @@ def _described(file: Path) -> tuple[Path, Description, Found]:
     else:
         found = nnunet_cases(folder, description)
     try:
-        extras = read_extras(folder)
+        extras = read_extras(folder, found.problems)
     except UserError as error:
         found.problems.append(Problem.of_error(error))
         return folder, description, found
+    listed = [*found.cases, *found.unlabelled, *found.test]
     for cases in (found.cases, found.unlabelled, found.test):
-        cases[:] = [extras[case.id].add_to(case) if case.id in extras else case for case in cases]
+        cases.clear()
+    for case in listed:  # a table may say that an image of imagesTr is for testing
+        place_case(extras[case.id].add_to(case) if case.id in extras else case, found)
     return folder, description, found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from autoseg.errors import UserError
 from autoseg.raw import dicom
 from autoseg.raw.dataset import Case, name_fault, safe_name
-from autoseg.raw.folders import Found, list_files, list_images
+from autoseg.raw.folders import Found, left_out, list_files, list_images, of_other_endings
 from autoseg.raw.images import ending_of
 from autoseg.raw.problems import short
 from autoseg.regular_files import irregular, refuse_irregular
@@ -106,6 +106,9 @@ def _take_files(folder: Path, ending: str, channels: int, found: Found) -> None:
     if hidden:
         names = short(", ".join(map(repr, hidden)))
         log.warning("%s: %d hidden file(s) are not segmented, rename them: %s", folder, len(hidden), names)
+    if others := of_other_endings(folder, ending):
+        mend = "segment them in a run of their own, or convert them; upper and lower case count"
+        log.warning("%s: %s. To mend it: %s", folder, left_out(others, ending), mend)
     if _has_numbers({name for name in named if not name.startswith(".")}, ending, channels):
         for case, paths in list_images(folder, ending, channels, found).items():
             _take(case, paths, found)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from autoseg.errors import UserError
 from autoseg.raw.dataset import Case
+from autoseg.raw.problems import Problem, short
 from autoseg.regular_files import irregular, refuse_irregular
 from autoseg.storage import read_json
 
@@ -71,19 +72,34 @@ def _rows(file: Path, text: str) -> Iterator[tuple[int, dict[str, str]]]:
         yield reader.line_num, {name: (value or "").strip() for name, value in row.items()}
 
 
-def read_extras(folder: Path) -> dict[str, Extra]:
-    """Read all tables and texts beside a data set; cases that they do not name have no entry."""
+def read_extras(folder: Path, problems: list[Problem]) -> dict[str, Extra]:
+    """Read all tables and texts beside a data set; cases that they do not name have no entry.
+
+    Noted in `problems` is, once per table, a `split` that means nothing: its case stays where its folder puts it.
+    """
     extras: dict[str, Extra] = {}
     for name in TABLES:
         if (folder / name).is_file() or irregular(folder / name):
-            for _, row in read_rows(folder / name):
-                take_row(extras, row)
+            rows = list(read_rows(folder / name))
+            problems += _unknown_splits(folder / name, rows)
+            for _, row in rows:
+                _take_row(extras, row)
     if (folder / "texts.json").is_file() or irregular(folder / "texts.json"):
         _take_texts(extras, folder / "texts.json")
     return extras
 
 
-def take_row(extras: dict[str, Extra], row: dict[str, str]) -> None:
+def _unknown_splits(file: Path, rows: list[tuple[int, dict[str, str]]]) -> list[Problem]:
+    unknown = [(line, row["split"]) for line, row in rows if row.get("split") and row["split"].lower() not in SPLITS]
+    if not unknown:
+        return []
+    line, split = unknown[0]
+    message = f"{len(unknown)} split(s) are not one of train, val, test, unlabelled, and are not used"
+    where = {"field": f"split of line {line}", "value": short(repr(split)), "severity": "warning"}
+    return [Problem(message, str(file), mend="write one of them, or give the column another name", **where)]
+
+
+def _take_row(extras: dict[str, Extra], row: dict[str, str]) -> None:
     """Add one row: group, split, annotated and text have a place of their own, the rest are attributes."""
     column = next((name for name in NAME_COLUMNS if row.get(name)), None)
     if column is None:

@@ -257,6 +257,10 @@ DESCRIPTIONS_TAKEN = {
         lambda d: d.image.with_name("more_0000.NII.GZ").write_bytes(d.image.read_bytes()),
         "1 file(s) do not end with .nii.gz and are left out",
     ),
+    "a split of an unknown name in a table": (
+        lambda d: (d.folder / "cases.csv").write_text("case,split\ngood,train\nbad,holdout\n"),
+        "1 split(s) are not one of train, val, test, unlabelled, and are not used",
+    ),
     "a case name of 180 letters": (lambda d: rename(d, "x" * 180), ""),
     "HTML in a case name": (lambda d: rename(d, "<b onclick=alert(1)>&amp;"), ""),
     "a single case": (

@@ -38,6 +38,14 @@ def test_plans_name_and_memory(make_plan):
         make_plan(plans_name="../x")
 
 
+@pytest.mark.parametrize("planner", ["nnunet", "auto"])
+def test_no_patch_has_a_single_voxel_since_instance_norm_takes_none(tmp_path, planner):
+    fingerprint = make_fingerprint((1, 1, 1), (5, 1, 1), cases=6)
+    plans = autoseg.plan(make_dataset(), fingerprint, Workspace.open(tmp_path), planner=planner)
+    assert plans.configuration("2d").patch_size == (2, 2)
+    assert plans.configuration("3d_fullres").patch_size == (5, 1, 1)
+
+
 def test_a_time_budget_is_shared_by_the_folds(make_plan):
     plans, _ = make_plan(time_budget=1000.0)
     assert plans.configuration("2d").training.time_budget == 200

@@ -105,6 +105,27 @@ def test_annotated_and_groups(tmp_path):
     assert [(case.group, case.annotated) for case in cases] == [("p9", ("liver", "tumour")), ("p9", None), (None, None)]
 
 
+def test_a_table_moves_images_to_testing_and_to_the_unlabelled(tmp_path):
+    root = folder_of(tmp_path / "D")
+    names = [case.id for case in open_dataset(root).cases]
+    assert names == ["a", "b", "c"]
+    (root / "cases.csv").write_text("case,split\na,test\nb,unlabelled\nc,val\n")
+    dataset = open_dataset(root)
+    assert [(case.id, case.split) for case in dataset.cases] == [("c", "val")]
+    assert [case.id for case in dataset.unlabelled] == ["b"]
+    assert [(case.id, case.label.name) for case in dataset.test] == [("a", "a.nii.gz")]
+
+
+def test_no_table_brings_a_test_image_into_training(tmp_path):
+    root = folder_of(tmp_path / "D")
+    save(root / "imagesTs" / "t_0000.nii.gz")
+    save(root / "labelsTs" / "t.nii.gz")
+    (root / "cases.csv").write_text("case,split\nt,train\n")
+    dataset = open_dataset(root)
+    assert "t" not in [case.id for case in dataset.cases]
+    assert [case.split for case in dataset.test] == ["test"]
+
+
 def test_decathlon_folder(tmp_path):
     root = tmp_path / "Task99_Two"
     for case in ("x_1", "x_2"):

@@ -37,6 +37,14 @@ def test_hidden_files_are_told_once(tmp_path, caplog):
     assert "'.._0000.nii.gz', '.b_0000.nii.gz'" in record.message
 
 
+def test_images_of_other_endings_are_told_once(tmp_path, caplog):
+    touch(tmp_path, "a_0000.nii.gz", "b_0000.nii", "notes.txt")
+    assert listed(tmp_path) == {"a": ["a_0000.nii.gz"]}
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "1 file(s) do not end with .nii.gz and are left out, such as b_0000.nii" in record.message
+
+
 def test_plain_names(tmp_path):
     touch(tmp_path, "scan_2020.nii.gz", "x.nii.gz")
     assert listed(tmp_path) == {"scan_2020": ["scan_2020.nii.gz"], "x": ["x.nii.gz"]}
