@@ -11,8 +11,13 @@ Bernoulli variables. Published are a distillation weight of 1 and gradients thro
 with a weight of 0.3 and no such gradients (hippocampus slices, 3000 steps), which are the defaults here. A teaching map
 whose head no label reaches (the encoder's, where it shares none with the decoder) keeps its gradients.
 
-Run: `autoseg train DATA 3d_fullres 0 --trainer dual_self_distillation`. Expected: less than 30 % more time per step,
-nothing more in prediction (heads are left behind); memory for two maps of all classes per level. Published: +1.3 Dice
+Maps of the decoder are found by their sizes (autoseg/training/decoder_features.py), so that networks with one output
+have heads, too: those of SwinUNETR are published, with `--set max_heads=4`. Networks without maps of several
+resolutions in both paths, such as `primus`, are refused.
+
+Run: `autoseg train DATA 3d_fullres 0 --trainer dual_self_distillation`. Published: less than 30 % more time per step;
+see benchmarks/RESULTS.md for small networks; nothing more in prediction (heads are left behind); memory for two maps of
+all classes per level. Published: +1.3 Dice
 points on hippocampus on average over four networks. Measured there in 2D, 3000 steps, three seeds: Dice 0.854, 0.854,
 0.858 where `supervised` has 0.857, 0.854, 0.856, no difference (benchmarks/RESULTS.md).
 """
@@ -59,10 +64,11 @@ class DualSelfDistillation(Trainer):
             encoder = network.encode(torch.zeros(1, spec.in_channels, *spec.patch_size))
             network.decode(encoder)
         encoder, decoder = self.levels(encoder, self._decoder.maps)
-        if not decoder:
+        if min(len(encoder), len(decoder)) < 2:
             raise UserError(
-                "self-distillation needs maps of several resolutions from the decoder",
-                mend="choose an architecture with deep supervision, such as plain_unet",
+                f"self-distillation needs maps of several resolutions from encoder and decoder; of "
+                f"{self.context.configuration.architecture} it finds {len(encoder)} and {len(decoder)}",
+                mend="choose an architecture with a U-shape of maps, such as plain_unet",
             )
         paths = {"encoder": encoder, "decoder": decoder}
         heads = Heads(paths, spec.patch_size, spec.num_outputs, shared=self.shared_heads)
@@ -73,7 +79,7 @@ class DualSelfDistillation(Trainer):
     def levels(self, encoder: list[Tensor], decoder: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Return the maps that get heads, the teaching one last: encoder without bottleneck, decoder with it."""
         count = self.max_heads or len(encoder)
-        below = [*decoder[1:], *encoder[-1:]] if len(encoder) > 1 else []
+        below = [*decoder, *encoder[-1:]] if len(encoder) > 1 else []
         return encoder[:-1][:count], below[:count][::-1]
 
     def all_logits(self, images: Tensor) -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -101,8 +107,7 @@ class DualSelfDistillation(Trainer):
     def path_loss(self, logits: list[Tensor], path: str = "decoder") -> Tensor:
         """Return the sum of the divergences of all from the last one of a path."""
         teacher = logits[-1].detach() if self.detach_teacher and path in self._detached else logits[-1]
-        terms = [soft_label_loss(each, teacher, self.temperature, regions=self.labels.regions) for each in logits[:-1]]
-        return sum(terms, torch.zeros((), device=teacher.device))
+        return soft_label_loss(logits[:-1], teacher, self.temperature, regions=self.labels.regions)
 
     def build_optimizers(self, modules: Mapping[str, nn.Module]) -> dict[str, torch.optim.Optimizer]:
         """Return one optimiser for network and heads."""
@@ -145,10 +150,11 @@ class Head(nn.Module):
         self.up = nn.ModuleDict({str(step): transposed(outputs, outputs, step, step) for step in self.steps})
 
     def forward(self, each: Tensor) -> Tensor:
-        """Return logits at full resolution."""
-        logits = self.project(each)
-        for step in self.steps:
-            logits = self.up[str(step)](logits)
+        """Return logits at full resolution, in float32: with so few channels bf16 is slower, on CPUs eight times."""
+        with torch.autocast(each.device.type, enabled=False):
+            logits = self.project(each.float())
+            for step in self.steps:
+                logits = self.up[str(step)](logits)
         return logits
 
 

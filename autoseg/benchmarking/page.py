@@ -45,9 +45,11 @@ _HOW = (
     "every evaluation of autoseg. Intervals are 95 % percentiles of 2000 bootstrap draws: cases are drawn with "
     "replacement, the same for all methods, and the seeds of each method within. p is Wilcoxon's signed-rank test on "
     "the mean Dice of each case, corrected by Holm over all pairs of all data sets of this page. A method is called "
-    "better only if the interval of the difference excludes zero, the corrected p is below 0.05, and the difference is "
-    "larger than what the means of as many runs of one and the same method differ by (95 %, from the deviation between "
-    "seeds, or between folds where there is one seed); a winner has more than one run and is better than every other."
+    "better only if the interval of the difference excludes zero, the corrected p is below 0.05 and its ranks say the "
+    "same as the mean, and the difference is larger than what the means of as many runs of one and the same method "
+    "differ by (95 %, from the deviation between seeds, or between folds where there is one seed), with three folds "
+    "and more also than the noise of that difference from fold to fold (95 %); a winner has more than one run and is "
+    "better than every other."
 )
 
 _OWN = (

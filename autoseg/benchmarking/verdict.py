@@ -42,16 +42,19 @@ class Comparison:
     p: float
     corrected: float
     margin: float | None  # what the means of so many runs of equally good methods may differ by; None: unknown
+    ranks_agree: bool = True  # with the mean: not so where a few bad cases outweigh many that are a little better
 
     @property
     def below_noise(self) -> bool:
-        """Return whether other seeds alone could have made the difference."""
+        """Return whether other seeds or folds alone could have made the difference."""
         return self.margin is not None and abs(self.difference) <= self.margin
 
     @property
     def decided(self) -> bool:
-        """Return whether one is better: an interval without zero, a corrected p below 0.05, and beyond the noise."""
-        if self.interval is None or self.below_noise:
+        """Return whether one is better: an interval without zero, a corrected p below 0.05 whose ranks say the same as
+        the mean, and a difference beyond the noise.
+        """
+        if self.interval is None or self.below_noise or not self.ranks_agree:
             return False
         return not self.interval[0] <= 0 <= self.interval[1] and self.corrected < LEVEL
 
@@ -93,10 +96,21 @@ class Overall:
     share_first: float
 
 
+@dataclass(frozen=True)
+class _Pair:
+    first: str
+    second: str
+    difference: float
+    interval: tuple[float, float] | None
+    cases: int
+    ranks_agree: bool
+    p: float
+
+
 @dataclass
 class _Draft:
     standings: list[Standing]
-    pairs: list[tuple[str, str, float, tuple[float, float] | None, int, float]]
+    pairs: list[_Pair]
     draws: dict[str, np.ndarray] = field(default_factory=dict)
     tau: tuple[float, float, float] | None = None
 
@@ -115,7 +129,7 @@ def judge(
     """
     drafts = {name: _draft(name, dict(sorted(field.items())), seed, resamples) for name, field in scores.items()}
     order = [(name, index) for name in sorted(drafts) for index in range(len(drafts[name].pairs))]
-    corrected = dict(zip(order, paired.holm([drafts[name].pairs[index][-1] for name, index in order]), strict=True))
+    corrected = dict(zip(order, paired.holm([drafts[name].pairs[index].p for name, index in order]), strict=True))
     verdicts = []
     for name, draft in drafts.items():
         said = (notes or {}).get(name, ())
@@ -148,8 +162,9 @@ def _draft(name: str, field: dict[str, Scores], seed: int, resamples: int) -> _D
     for first, second in itertools.combinations(ordered, 2):
         differences = paired.paired_differences(field[first], field[second])
         gap = means[entries.index(first)] - means[entries.index(second)]
-        pairs.append((first, second, float(gap), paired.interval(draws[first] - draws[second]),
-                      len(differences), paired.signed_rank_p(differences)))  # fmt: skip
+        agree = paired.rank_sign(differences) * gap >= 0
+        pairs.append(_Pair(first, second, float(gap), paired.interval(draws[first] - draws[second]),
+                           len(differences), bool(agree), paired.signed_rank_p(differences)))  # fmt: skip
     tau = None
     if len(entries) > 1:
         taus = paired.kendall_taus(drawn, ranks)
@@ -167,10 +182,16 @@ def _verdict(
     noise, counts = paired.own_noise(field), {standing.entry: standing.runs for standing in draft.standings}
     means = [standing.mean for standing in draft.standings]
     inter = float(np.std(means, ddof=1)) if len(means) > 1 else None
+
+    def margin(first: str, second: str) -> float | None:
+        seeds = paired.noise_margin(noise[first], counts[first], noise[second], counts[second])
+        known = [each for each in (seeds, paired.fold_margin(field[first], field[second])) if each is not None]
+        return max(known, default=None)
+
     found = tuple(
-        Comparison(first, second, gap, span, cases, p, corrected[name, index],
-                   paired.noise_margin(noise[first], counts[first], noise[second], counts[second]))
-        for index, (first, second, gap, span, cases, p) in enumerate(draft.pairs)
+        Comparison(pair.first, pair.second, pair.difference, pair.interval, pair.cases, pair.p,
+                   corrected[name, index], margin(pair.first, pair.second), pair.ranks_agree)
+        for index, pair in enumerate(draft.pairs)
     )  # fmt: skip
     best, runs = draft.standings[0].entry, draft.standings[0].runs
     against = [comparison for comparison in found if comparison.first == best]
@@ -205,8 +226,14 @@ def _warnings(
     close = [comparison for comparison in against if comparison.below_noise]
     if close:
         said.append(
-            f"The lead of the best method over {len(close)} other(s) is no larger than what other seeds alone may make "
+            f"The lead of the best method over {len(close)} other(s) is no larger than what other seeds or folds make "
             f"of it (up to {max(c.margin or 0 for c in against if c.below_noise):.4f}) and must not be claimed."
+        )
+    turned = [comparison.second for comparison in against if not comparison.ranks_agree]
+    if turned:
+        said.append(
+            f"Most cases say the opposite of the mean for {len(turned)} other(s): the best mean comes from a few cases "
+            "where the other method fails. That is no difference to be claimed either way; look at those cases."
         )
     return said
 

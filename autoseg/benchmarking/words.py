@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from autoseg.benchmarking.verdict import Verdict
 
 MOST_NAMED = 8
+SEPARATING = 2.0  # ratio of the deviations from which on a data set tells methods apart
 
 
 def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
@@ -18,7 +19,7 @@ def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
     if verdict.winner is not None:
         return [
             f"{leader} is best with a mean Dice of {dice}: better than every other method, each with a 95 % interval "
-            "of the difference that excludes zero, a corrected p below 0.05, and by more than seeds alone may make."
+            "of the difference that excludes zero, a corrected p below 0.05, and by more than seeds or folds may make."
         ]
     if not verdict.not_worse:
         return [
@@ -45,9 +46,11 @@ def stability_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]
             f"of them {low:.2f} to {high:.2f}; 1 is the same order)."
         )
     if verdict.suitability is not None and verdict.inter_deviation is not None and verdict.intra_deviation is not None:
-        words = "separates the methods" if verdict.suitability >= 2 else "hardly separates the methods"
+        words = "separates the methods" if verdict.suitability >= SEPARATING else "hardly separates the methods"
         said.append(
             f"Means of methods deviate by {verdict.inter_deviation:.4f}, runs of one method by "
             f"{verdict.intra_deviation:.4f}: a ratio of {verdict.suitability:.1f}, so the data set {words}."
         )
+        if verdict.winner is not None and verdict.suitability < SEPARATING:
+            said.append("The winner is told by differences on the same cases and folds, which deviate less.")
     return said

@@ -112,6 +112,39 @@ def test_a_lead_within_the_noise_between_runs_is_not_claimed():
     assert "hardly separates" in " ".join(stability_sentences(verdict, {}))
 
 
+def test_a_mean_that_most_cases_contradict_is_no_winner():
+    """The second method is a little better on 35 of 40 cases and fails on five: a small p, but for the second."""
+    rng = np.random.default_rng(3)
+    first = 0.8 + rng.normal(0, 0.001, (3, 40))
+    second = first + 0.01 + rng.normal(0, 0.002, (3, 40))
+    second[:, :5] = 0.1
+    verdict = judged({"first": {"0": first[:, :, None]}, "second": {"0": second[:, :, None]}})
+    (comparison,) = verdict.comparisons
+    assert comparison.first == "first"
+    assert comparison.interval[0] > 0
+    assert comparison.corrected < 0.05
+    assert not comparison.ranks_agree
+    assert not comparison.decided
+    assert verdict.winner is None
+    assert any("Most cases say the opposite of the mean" in note for note in verdict.notes)
+
+
+def test_a_lead_within_the_noise_between_folds_is_not_claimed():
+    rng = np.random.default_rng(4)
+    cases = {str(fold): 0.8 + rng.normal(0, 0.005, 20) for fold in range(5)}
+    gaps = dict(zip(cases, (0.10, 0.08, -0.01, -0.02, 0.06), strict=True))
+    two = {fold: np.stack([values, values + 0.001]) for fold, values in cases.items()}
+    field = {"a": {fold: (values + gaps[fold])[:, :, None] for fold, values in two.items()},
+             "b": {fold: values[:, :, None] for fold, values in two.items()}}  # fmt: skip
+    verdict = judged(field)
+    (comparison,) = verdict.comparisons
+    assert comparison.corrected < 0.05
+    # by hand: mean 0.042, deviation 0.05404, times t(4) 2.7764 over the root of 5
+    assert comparison.margin == pytest.approx(2.7764 * 0.05404 / np.sqrt(5), rel=1e-3)
+    assert comparison.below_noise
+    assert verdict.winner is None
+
+
 def test_false_winners_are_rare():
     """Methods that are the same but for the noise of seeds and cases."""
     named = 0

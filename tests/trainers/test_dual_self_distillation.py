@@ -155,6 +155,33 @@ def test_every_head_learns(build, shared, detach):
     assert all(parameter.grad is not None for parameter in trainer.modules["heads"].parameters())
 
 
+def test_the_published_heads_of_swin_unetr(build):
+    """Card: encoder strides 1, 2, 4, 8 (the teacher), decoder strides 16, 8, 4, 2 (the teacher)."""
+    trainer = build("dual_self_distillation", max_heads=4)
+    encoder, decoder = (
+        [torch.zeros(1, 1, 64 // s) for s in strides] for strides in ((1, 2, 4, 8, 16, 32), (2, 4, 8, 16))
+    )
+    of_encoder, of_decoder = trainer.levels(encoder, decoder)
+    assert [64 // each.shape[2] for each in of_encoder] == [1, 2, 4, 8]
+    assert [64 // each.shape[2] for each in of_decoder] == [16, 8, 4, 2]
+
+
+def test_networks_with_one_decoder_map_are_told(build):
+    with pytest.raises(UserError, match="maps of several resolutions from encoder and decoder; of primus it finds"):
+        build("dual_self_distillation", architecture="primus")
+
+
+def test_monais_network_and_its_heads_have_the_published_parameters():
+    networks = pytest.importorskip("monai.networks.nets")
+    network = networks.DynUNet(
+        spatial_dims=3, in_channels=1, out_channels=8, kernel_size=[3] * 5, strides=[1, 2, 2, 2, 2],
+        upsample_kernel_size=[2] * 4, filters=[32, 64, 128, 256, 320], res_block=True, norm_name="instance",
+    )  # fmt: skip
+    parameters = sum(each.numel() for each in network.parameters())
+    assert parameters == 16_663_688
+    assert parameters + 8_592 == 16_672_280
+
+
 def test_networks_without_decoder_maps_are_told(build, tmp_path):
     plugin = tmp_path / "flat.py"
     plugin.write_text(
