@@ -14,8 +14,9 @@ Options: width, depths (4, 4, 4, 4), decoder_depth (1), focal_levels (3), focal_
 
 Left out: the repetition of a grey image to three channels and a LayerNorm that nothing uses (192 parameters).
 Published: AdamW, learning rate 1e-4, betas 0.5 and 0.99, weight decay 0.01, a cosine with seven warm restarts, loss 0.6
-Dice + 0.4 cross-entropy (its recipe, used unless others are given), and FocalNet-T's encoder: `train --pretrained FILE`
-takes it, as far as its depths (2, 2, 6, 2) reach; without, all weights are drawn.
+Dice (squared denominators, background included) + 0.4 cross-entropy (its recipe, used unless others are given), and
+FocalNet-T's encoder: `train --pretrained FILE` takes it, as far as its depths (2, 2, 6, 2) reach; without, all weights
+are drawn.
 
 Parameters in 2D with three channels, nine outputs: published 44 254 060, here 44 253 868 (without the unused ones).
 """
@@ -53,7 +54,8 @@ class FocalUNet(Architecture):
     }  # fmt: skip
     recipe = {
         "optimizer": "adamw", "learning_rate": 1e-4, "beta1": 0.5, "beta2": 0.99, "weight_decay": 1e-2,
-        "annealing": "cosine_restarts", "dice_weight": 0.6, "cross_entropy_weight": 0.4,
+        "annealing": "cosine_restarts", "dice_weight": 0.6, "cross_entropy_weight": 0.4, "dice_squared": True,
+        "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -16,9 +16,10 @@ nothing.
 Options: size ("s", "b", "l"), dlf ("active"; "released": as in the published code, where the fusion does not reach the
 output and its weights are idle), width, max_tokens (4096: levels with more positions have keys and values averaged),
 norm of the ResNet ("batch", published and the default in 2D; "instance", the default in 3D, where batches are small).
-Published: SGD, learning rate 0.01, momentum 0.9 (not Nesterov's), weight decay 1e-4, loss 0.6 Dice + 0.4 cross-entropy
-(its recipe, used unless others are given), with ResNet and Swin weights from ImageNet: `train --pretrained FILE` takes
-either, or both from one file (width 96); without, all weights are drawn.
+Published: SGD, learning rate 0.01, momentum 0.9 (not Nesterov's), weight decay 1e-4, loss 0.6 Dice (squared
+denominators, background included) + 0.4 cross-entropy (its recipe, used unless others are given), with ResNet and Swin
+weights from ImageNet: `train --pretrained FILE` takes either, or both from one file (width 96); without, all weights
+are drawn.
 
 Parameters in 2D at 224 with three channels, nine outputs, published and here: S 23 254 355, B 25 512 115, L 29 519 219.
 """
@@ -85,7 +86,7 @@ class HiFormer(Architecture):
     choices = {"size": tuple(SIZES), "dlf": ("active", "released"), "norm": (None, *NORMS)}
     recipe = {
         "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
-        "dice_weight": 0.6, "cross_entropy_weight": 0.4,
+        "dice_weight": 0.6, "cross_entropy_weight": 0.4, "dice_squared": True, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -13,7 +13,8 @@ Options: width, resolutions (4), groups (8) of the group norms.
 Follows the released code where the paper differs (a plain one-directional Mamba). The first stage scans all voxels:
 light in parameters, not in time.
 Published optimiser: Adam, learning rate 1e-4, epsilon 1e-5, weight decay 1e-5, float32 (its recipe, used unless
-others are given); the paper asks for 1e-4, short runs want 1e-3.
+others are given); the paper asks for 1e-4, short runs want 1e-3. The decay is on all weights, the Mamba layers' A_log
+and D included, which are better left out.
 
 Parameters in 3D with one channel, three outputs: released code 5 015 766 (the paper says 1.87 M), here 5 015 766.
 """

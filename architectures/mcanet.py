@@ -16,6 +16,7 @@ Left out: temperatures that nothing uses (8 parameters). The encoder of SegNeXt,
 `train --pretrained FILE` (2D); without, all weights are drawn. Recipe, used unless others are given: AdamW, 5e-4 for
 random weights, 6e-5 for pretrained ones, ten times that for the head (in full runs), weight decay 0.01, on norms, too,
 which the authors leave out; a warm-up of 1 500 of 80 000 steps, then a line to half the rate, where the authors stop.
+Not taken: their loss is cross-entropy alone (`--set dice_weight=0`).
 Parameters with three channels, one output: published T 4 047 401, here 4 047 393.
 """
 

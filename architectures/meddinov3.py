@@ -14,7 +14,8 @@ storage_tokens (4), qkv_bias (false), drop_path (0.2).
 
 Authors: AdamW, betas 0.9 and 0.98, weight decay 0.05, learning rate 3e-4, 3e-5 for a pretrained encoder (in full runs),
 gradient clip 12, linear decay (its recipe, used unless others are given). `train --pretrained FILE` takes the released
-teacher, of size B with tokens of 16. The mask token is no trainable parameter here.
+teacher, of size B with tokens of 16. From plain DINOv3 weights the encoder has 3e-5, too, where the authors take 1e-4.
+The mask token is no trainable parameter here.
 Parameters with 14 outputs: published 110 720 846 with the mask token of 768, here 110 720 078 and that token.
 """
 

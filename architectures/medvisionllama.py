@@ -16,9 +16,12 @@ Hugging Face): weights are named by file and hash, not saved with the network, s
 width, heads, key heads and hidden width, [256, 8, 2, 896] without a file; use_llm (true; false: the plain vision
 transformer); train_mappers (false: frozen, as published); width (64), depth (16), heads (4), dropout (0.2), token_size.
 
-Authors: Adam, learning rate 2e-3 (used unless others are given), halved where the loss stays, for which the engine's
-schedule stands, batch 4. Parameters at 128^3, Llama 3.1 8B: published
-219 805 824, of which 1 165 440 are trained; here 1 165 440 parameters, the others are buffers.
+Authors: Adam, learning rate 2e-3, halved where the loss stays, for which the engine's schedule stands, batch 4. Their
+loss is 0.5 BCE + 0.5 Dice of thresholded predictions, which has no gradient: the recipe, used unless others are given,
+is 0.5 cross-entropy alone, of the same gradient. Several classes are better served by the engine's loss: `--set
+dice_weight=1 --set cross_entropy_weight=1`.
+Parameters at 128^3, Llama 3.1 8B: published 219 805 824, of which 1 165 440 are trained; here 1 165 440 parameters, the
+others are buffers.
 """
 
 from __future__ import annotations
@@ -55,7 +58,9 @@ class MedVisionLlama(Architecture):
         "depth": None, "heads": 4, "dropout": 0.2, "token_size": None,
     }  # fmt: skip
     choices = {"use_llm": (True, False), "train_mappers": (False, True)}
-    recipe = {"optimizer": "adam", "learning_rate": 2e-3, "weight_decay": 0.0}
+    recipe = {
+        "optimizer": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "dice_weight": 0.0, "cross_entropy_weight": 0.5
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -15,9 +15,10 @@ small; batch norm needs more than one position per channel).
 
 The authors start from VMamba-T: `train --pretrained FILE` with its weights (2D, width 96); without, all are drawn.
 
-Deviations: a grey image is not repeated to three channels; a loaded encoder is not frozen at first (10 epochs there).
-Published: AdamW, learning rate 5e-4, weight decay 1e-3, cosine, loss 0.6 Dice + 0.4 cross-entropy (its recipe, used
-unless others are given).
+Deviations: a grey image is not repeated to three channels; a loaded encoder is frozen at first (10 of 300 epochs
+there) only by `--trainer fine_tuning --set frozen=0.033 --set warmup=0 --set rate_share=1`, which has a polynomial.
+Published: AdamW, learning rate 5e-4, weight decay 1e-3, cosine, loss 0.6 Dice (squared denominators, background
+included) + 0.4 cross-entropy (its recipe, used unless others are given).
 Parameters in 2D with three channels, nine outputs: published 35.93 M, here 35 925 513.
 """
 
@@ -61,7 +62,7 @@ class MSVMUNet(Architecture):
     choices = {"norm": (None, *NORMS)}
     recipe = {
         "optimizer": "adamw", "learning_rate": 5e-4, "weight_decay": 1e-3, "annealing": "cosine", "final_rate": 0.002,
-        "dice_weight": 0.6, "cross_entropy_weight": 0.4,
+        "dice_weight": 0.6, "cross_entropy_weight": 0.4, "dice_squared": True, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -6,16 +6,16 @@ decoder with transposed convolutions joins these levels.
 
 Taken from the plan: strides and kernels. Fused are the plan's third, fourth and fifth resolution (published strides 4,
 8, 16); smaller plans start at their second; where the first of these has more than `max_tokens` positions in the
-planned patch, one level deeper, which is logged. The ResNet keeps its own widths and depths, also for anisotropic
+planned patch, deeper ones, which is logged. The ResNet keeps its own widths and depths, also for anisotropic
 plans. Widths: the transformer's 320 (2D) or 96 (3D, our choice) and the ResNet's 64 where the plan has 32
 channels, else in proportion; heads are 8, or fewer so that they have 20 channels. Any image that is a multiple of the
 total stride can be predicted. One output resolution: deep supervision changes nothing.
 
 Options: dim, depth (3), heads, cnn_width, max_tokens (4096), norm ("batch", published and the default in 2D;
 "instance", the default in 3D, where batches are small), dropout (0.1).
-Published: SGD, learning rate 0.01, momentum 0.9 (not Nesterov's), weight decay 1e-4, loss 0.5 Dice + 0.5 cross-entropy
-(its recipe, used unless others are given), with a ResNet from ImageNet: `train --pretrained FILE` takes those weights
-(64 wide); without, all are drawn.
+Published: SGD, learning rate 0.01, momentum 0.9 (not Nesterov's), weight decay 1e-4, loss 0.5 Dice (squared
+denominators, background included) + 0.5 cross-entropy (its recipe, used unless others are given), with a ResNet from
+ImageNet: `train --pretrained FILE` takes those weights (64 wide); without, all are drawn.
 
 Parameters in 2D with three channels, nine outputs: published 245 468 937, the same here.
 """
@@ -65,7 +65,7 @@ class ParaTransCNN(Architecture):
     choices = {"norm": (None, *NORMS)}
     recipe = {
         "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.9, "nesterov": False, "weight_decay": 1e-4,
-        "dice_weight": 0.5, "cross_entropy_weight": 0.5,
+        "dice_weight": 0.5, "cross_entropy_weight": 0.5, "dice_squared": True, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -7,7 +7,7 @@ Taken from the plan: the number of stages (the input resolution and at most four
 coarse axis keeps its size where the plan keeps it, the stem's kernel is 3 instead of 7 there; the widths, by default
 48 where the plan has 32 and doubled per stage; the slices of the third scan, counted on the feature map. 2D is an
 extension: rows are the slices. The heads at lower resolution are an extension too, made only with deep supervision,
-which the paper does not use.
+which the paper does not use. Not taken: the authors' loss, cross-entropy alone (`--set dice_weight=0`).
 
 Parameters with one channel, three outputs, without deep supervision: published 67.36 M, here 67 362 723.
 """

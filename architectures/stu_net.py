@@ -11,8 +11,9 @@ an extension. Option: size S, B (default), L, H.
 
 Parameters with one channel, 105 outputs, published and here: S 14 596 941, B 58 262 669, L 440 302 605,
 H 1 457 326 221. Their weights are taken as they are (`train --pretrained FILE`). Not as published: authors fine-tune at
-a learning rate of 1e-3 with fresh heads; here the rate is the run's (`--set learning_rate=1e-3`, or `--trainer
-fine_tuning`), and heads stay fresh only where their shapes differ.
+a learning rate of 1e-3 with fresh heads, and repeat the first kernels for further channels as they are; here the rate
+is the run's (`--set learning_rate=1e-3`, or `--trainer fine_tuning`), heads stay fresh only where their shapes differ,
+and repeated kernels are divided by the number of channels, which keeps their sum.
 """
 
 from __future__ import annotations

@@ -14,8 +14,8 @@ supervision changes nothing. 3D is an extension: the same layers with one axis m
 Options: width, depths (2, 2, 6, 2 as released; 2, 2, 2, 2 is the autoencoder's and takes over all of its weights),
 heads (3, 6, 12, 24), window (7), drop_path (0.1, of the last block).
 
-Authors: AdamW, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 40 of 150 epochs warm-up, cosine (used unless
-others are given), batch 32.
+Authors: AdamW, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 40 of 150 epochs warm-up, cosine, loss Dice
+as TransUNet's (squared denominators, background included) + cross-entropy (used unless others are given), batch 32.
 Parameters with three channels and outputs, 2D: published 41 378 724, here the same.
 """
 
@@ -51,7 +51,7 @@ class SwinUNet(Architecture):
     }  # fmt: skip
     recipe = {
         "optimizer": "adamw", "learning_rate": 1e-3, "beta2": 0.95, "weight_decay": 0.05, "warmup_share": 0.267,
-        "annealing": "cosine",
+        "annealing": "cosine", "dice_squared": True, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -13,6 +13,8 @@ inference=prune:2`; `benchmarks/pruning.py` scores every depth of a trained mode
 max_columns (default none: all): how many of the nested nodes of full resolution are kept, the last ones, since they
 take most of the memory; the dropped ones have no head and cannot be pruned to.
 
+Not taken: the authors' loss, half the binary cross-entropy plus Dice with smooth 1, and Adam; the engine's are used.
+
 Parameters, paper style, one channel, one output, widths 32 to 512, one head: published 9 041 601, here the same; the
 published nnU-Net variant in 2D (widths 32 to 480, five poolings, two outputs): 24 000 032, here the same. Our default
 takes the plan's widths, capped at 320 in 3D. Its authors' activations take 2.5 to 3 times those of a U-Net.

@@ -11,7 +11,9 @@ upper limit), norm ("batch", the default in 2D as published, or "instance", the 
 logit_bn (with batch norm only), dropout (0).
 
 With one sample per batch, batch norm takes its statistics over the sample's positions; that trains, too. Published
-optimiser: Adam at rates from 1e-4 to 1e-2, which is no recipe: the engine's is used.
+optimiser: Adam at rates from 1e-4 to 1e-2, which is no recipe: the engine's is used. The study's losses for rare
+foreground are those of trainer "focal": Dice plus focal loss, or `--set dice_weight=0` for the focal loss alone; Dice
+plus cross-entropy, the third, is the engine's.
 Deviation: heads at lower resolution, as on the highest, only with deep supervision, which the paper does not use.
 
 Parameters with three channels, one output, five levels from 64: published unet 31 390 723, att_res_unet 39 068 871,

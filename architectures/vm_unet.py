@@ -13,8 +13,10 @@ Options: width, token_size (its patch), depths (2, 2, 2, 2), decoder_depths (2, 
 
 Deviations: channels are taken as they are (a grey image is not repeated); weight decay is that of the trainer for all
 weights, as in the published runs.
-Published optimiser: AdamW, learning rate 1e-3, weight decay 0.01, a cosine to 1e-5 (its recipe, used unless others are
-given); theirs rises again, and falls three times within the run, of which the best epoch is kept: here it falls once.
+Published: AdamW, learning rate 1e-3, weight decay 0.01, a cosine to 1e-5, loss Dice (squared denominators, background
+included) + cross-entropy (its recipe, used unless others are given). Their rate rises again, and falls three times
+within the run, of which the best epoch is kept: here it falls once. Not taken: for a single class they have Dice with
+smooth 1 per image, and binary cross-entropy.
 The authors start from VMamba-S, as does `train --pretrained FILE` with its weights (2D, width 96); without, all weights
 are drawn.
 
@@ -49,7 +51,8 @@ class VMUNet(Architecture):
         "width": None, "token_size": None, "depths": [2, 2, 2, 2], "decoder_depths": [2, 2, 2, 1], "drop_path": 0.2,
     }  # fmt: skip
     recipe = {
-        "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-2, "annealing": "cosine", "final_rate": 0.01
+        "optimizer": "adamw", "learning_rate": 1e-3, "weight_decay": 1e-2, "annealing": "cosine", "final_rate": 0.01,
+        "dice_squared": True, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -40,6 +40,7 @@ class Event:
     grid: Grid
     channels: int
     origins: frozenset[int]
+    keeps_size: bool  # what it was given has the same grid
 
     @property
     def is_leaf(self) -> bool:
@@ -214,9 +215,17 @@ def decoder_channels(events: Sequence[Event], grid: Grid, needed: set[int], num_
 
 
 def made_of(events: Sequence[Event], grid: Grid) -> str:
-    """Return the blocks that gave maps of a size, as in "2 ConvBlock": those that hold most weights."""
+    """Return the blocks that gave maps of a size, as in "2 ConvBlock": those that hold most weights.
+
+    What is a block at one size is one at all, even where most of its weights work on a smaller map inside.
+    """
     leaves = [event for event in events if event.is_leaf]
-    left = {id(event.module): event for event in events if event.grid == grid and is_block(event, leaves)}
+    blocks = {type(event.module) for event in events if event.keeps_size and is_block(event, leaves)}
+    left = {
+        id(event.module): event
+        for event in events
+        if event.grid == grid and ((event.keeps_size and type(event.module) in blocks) or is_block(event, leaves))
+    }
     names: list[str] = []
     most = 0
     while left and len(names) < 2:
@@ -274,12 +283,13 @@ class recording:
         for handle in self._handles:
             handle.remove()
 
-    def _note(self, module: nn.Module, _: Any, result: Any) -> None:
+    def _note(self, module: nn.Module, given: Any, result: Any) -> None:
         self._stack.pop()
+        grids = {found[0] for tensor in tensors_in(given) if (found := seen_as_map(tensor, self.network.spec))}
         for tensor in tensors_in(result):
             if as_map := seen_as_map(tensor, self.network.spec):
                 origins = self.origins.of(tensor) if self.origins else frozenset()
-                self.events.append(Event(module, tuple(self._stack), *as_map, origins))
+                self.events.append(Event(module, tuple(self._stack), *as_map, origins, as_map[0] in grids))
 
 
 def seen_as_map(tensor: torch.Tensor, spec: NetworkSpec) -> tuple[Grid, int] | None:

@@ -10,7 +10,7 @@ from autoseg.errors import UserError
 from autoseg.plugins import load
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-DRAWN = ["unet"]  # drawn anew here; all of them would take a minute
+DRAWN = ["unet", "transdae"]  # drawn anew here; all of them would take a minute
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +110,67 @@ def test_every_option_has_a_sentence(maker, page):
             default = architecture.defaults[option]
             assert (default is not None) or re.search(r"\bnone\b|fills it in", meaning), f"{found.name}: {option}=none"
             assert f"    - `{option}`: {meaning}" in written[found.name]
+
+
+def built(architecture, maker, **options):
+    """A network with these options on the example plan, without weights."""
+    plan = maker.example_plan(min(architecture.dims)).model_copy(update={"options": options})
+    return maker.data_flow.build(architecture, architecture.adapt_spec(plan))[0]
+
+
+@pytest.mark.parametrize("name", ["d_former", "focal_unet", "mcanet", "meddinov3", "msvm_unet", "pct_net", "swin_unet",
+                                  "vm_unet"])  # fmt: skip
+def test_rates_of_stochastic_depth_are_as_the_page_says(maker, name):
+    found = next(found for found in maker.registered() if found.name == name)
+    architecture = maker.class_of(found)
+    blocks = [each for each in built(architecture, maker, drop_path=0.25).modules() if hasattr(each, "drop_path")]
+    rates = [getattr(block.drop_path, "rate", block.drop_path) for block in blocks]
+    said = maker.meanings(found, architecture)["drop_path"]
+    assert ("the same in all" in said) == (len(set(rates)) == 1)
+    assert ("rising from 0" in said) == (min(rates) == 0)
+    assert max(rates) == pytest.approx(0.25)
+
+
+def test_every_network_with_rates_of_stochastic_depth_is_looked_at(maker):
+    asked = test_rates_of_stochastic_depth_are_as_the_page_says.pytestmark[0].args[1]
+    with_rates = []
+    for found in maker.registered():
+        try:
+            with_rates += [found.name] * ("drop_path" in maker.class_of(found).defaults)
+        except UserError:  # its extra package is not installed
+            continue
+    assert sorted(with_rates) == sorted(asked)
+
+
+@pytest.mark.parametrize("name", ["unet", "res_unet", "attention_unet", "att_res_unet", "mpu_net"])
+def test_levels_beyond_the_plan_are_as_the_page_says(maker, name):
+    found = next(found for found in maker.registered() if found.name == name)
+    architecture, plan = maker.class_of(found), maker.example_plan(2)
+    more = len(plan.features) + 1
+    spec = architecture.adapt_spec(plan.model_copy(update={"options": {"levels": more}}))
+    said = maker.meanings(found, architecture)["levels"]
+    assert ("at most the plan's" in said) == (len(spec.features) < more)
+    assert ("repeat its last stride" in said) == (spec.strides[-1] == plan.strides[-1] and len(spec.strides) == more)
+
+
+def test_what_limits_positions_is_as_the_page_says(maker):
+    """Too many positions: paratranscnn starts deeper, the others average."""
+    plan = maker.example_plan(2)
+    for found in maker.registered():
+        if "max_tokens" not in maker.option_texts().get(found.name, {}):
+            continue
+        architecture = maker.class_of(found)
+        few, many = (
+            architecture.adapt_spec(plan.model_copy(update={"options": {"max_tokens": most}})) for most in (900, 4096)
+        )
+        deeper = "deeper" in maker.meanings(found, architecture)["max_tokens"]
+        assert deeper == (len(few.strides) > len(many.strides))
+    assert "max_tokens" not in maker.option_texts()["all"]
+
+
+@pytest.mark.parametrize("name", ["hiformer", "mcanet", "ms_dual_guided", "paratranscnn", "transdae", "y_net"])
+def test_what_a_picture_does_not_show_is_told_beside_it(page, name):
+    assert "\n\nIn one line: " in sections(page)[name]
 
 
 def test_links_of_the_table_lead_to_sections(page):

@@ -6,6 +6,9 @@ epoch; the optimiser keeps its state between the stages of the sawtooth; the inp
 where the number of channels differs; the tenth of the learning rate is that of nnU-Net's SGD. The AdamW of short runs
 keeps its rate, as the fresh decoder does not get anywhere else.
 
+Authors who only freeze the encoder at first: `--set frozen=0.033` leaves it as it is for 10 of 300 epochs, and
+`--set rate_share=1` keeps their learning rate, as for `msvm_unet`.
+
 Run: `autoseg train DATA 3d_fullres --trainer fine_tuning --pretrained RUN`. Expected: the cost of `supervised`.
 Measured on hippocampus, 10 labelled cases, 500 steps of AdamW, weights of `masked_autoencoder`: a tenth of the rate
 gives Dice 0.826, 0.822 and 0.384 (a class never found) over three seeds, four tenths 0.837 and all of it 0.854 where
@@ -32,6 +35,8 @@ class FineTuning(Trainer):
     warmup: Annotated[float, Field(ge=0, lt=1)] = (
         0.05  # share of the run in which the whole network's learning rate rises
     )
+    deep_supervision: bool = False  # as published for this schedule
+    frozen: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of the run at whose start the encoder is left as it is
     rate_share: PositiveFloat | None = None  # of the learning rate from scratch; None: 0.1 of SGD's, all of AdamW's
     warmup_steps: NonNegativeInt = 0
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # its schedule has the warm-up
@@ -56,8 +61,8 @@ class FineTuning(Trainer):
         return rise_and_decay(progress, self.warmup)
 
     def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield the supervised loss; the encoder is left alone while only the decoder learns."""
-        if self.stages != "sawtooth" or progress >= self.warmup:
+        """Yield the supervised loss; the encoder is left alone while only the decoder learns, or it is frozen."""
+        if progress >= max(self.frozen, self.warmup if self.stages == "sawtooth" else 0.0):
             yield from super().training_step(batches, progress)
             return
         batch, network = batches["labelled"], self.modules["network"]

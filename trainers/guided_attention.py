@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import NonNegativeFloat
@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 class GuidedAttention(Trainer):
     """Supervised, plus losses that make the gates of multi-scale self-guided attention know their input."""
 
+    only_for: ClassVar[tuple[str, ...]] = ("ms_dual_guided",)
     code_weight: NonNegativeFloat = 0.25  # of the difference between both passes' codes
     reconstruction_weight: NonNegativeFloat = 0.1  # of the difference between what a semantic module sees and gives
     compile: Literal["auto", "on", "off"] = "off"  # codes are taken by hooks

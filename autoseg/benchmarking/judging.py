@@ -13,10 +13,10 @@ from autoseg.benchmarking.gathering import gather
 from autoseg.benchmarking.page import write_page
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.statistics import case_table, nan_mean
-from autoseg.benchmarking.tables import finished_runs, write_tables
+from autoseg.benchmarking.tables import finished_runs, voxels_per_step, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict, judge
 
-UNEVEN = 1.1  # times as long as another method's training, from which on equal time is told to be unequal
+UNEVEN = 1.1  # times as much as another method's, from which on time and data are told to be unequal
 
 
 def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
@@ -24,7 +24,10 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
     write_tables(record)
     gathered = {name: gather(record, name) for name in record["datasets"]}
     scores = {name: found for name, (found, _, _) in gathered.items() if found}
-    notes = {name: (*said, *uneven_time(record, name, found)) for name, (found, _, said) in gathered.items()}
+    notes = {
+        name: (*said, *uneven_time(record, name, found), *uneven_data(record, name, found))
+        for name, (found, _, said) in gathered.items()
+    }
     verdicts, overall = judge(scores, notes=notes)
     classes: dict[str, dict[str, list[Any]]] = {}
     for verdict in verdicts:
@@ -71,6 +74,24 @@ def uneven_time(record: Record, dataset: str, entries: Iterable[str]) -> list[st
         f"({names[least]}) to {took[most]:.3g} s ({names[most]}). Either a run has too few steps to end near the "
         "budget, or steps were timed before (--deterministic) and cost more since: give more time, or compare at equal "
         "steps."
+    ]
+
+
+def uneven_data(record: Record, dataset: str, entries: Iterable[str]) -> list[str]:
+    """Return a warning where networks at equal steps see unequal amounts of data, since each has a plan of its own."""
+    if record["question"]["equal"] != "steps":
+        return []
+    seen = {entry: voxels for entry in entries if (voxels := voxels_per_step(record, dataset, entry))}
+    if len(seen) < 2:
+        return []
+    least, most = min(seen, key=lambda entry: seen[entry]), max(seen, key=lambda entry: seen[entry])
+    if seen[most] < UNEVEN * seen[least]:
+        return []
+    names = {entry: record["entries"][entry]["name"] for entry in (least, most)}
+    return [
+        f"Equal steps are not equal data: a step sees {seen[least]:,} voxels ({names[least]}) to {seen[most]:,} voxels "
+        f"({names[most]}), by the plan of each network. Give all the same patches and batches (--plans NAME), or "
+        "compare at equal time."
     ]
 
 

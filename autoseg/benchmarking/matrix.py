@@ -168,11 +168,12 @@ def content_of(entry: Entry, steps: int, shared: Mapping[str, Any]) -> dict[str,
 def distinct(entries: Sequence[Entry], shared: Mapping[str, Any]) -> tuple[list[Entry], list[tuple[Entry, Entry]]]:
     """Return the entries that differ, and (twin, entry) of those whose recipe comes out as that of another entry.
 
-    Of twins the common recipe stays, then the own one.
+    Of twins the common recipe stays, then the own one; of trainers that do the same to a network, the usual one.
     """
     twins: list[tuple[Entry, Entry]] = []
     kept: list[Entry] = []
-    for entry in sorted(entries, key=lambda entry: ("common", "own", "published").index(entry.recipe)):
+    order = ("common", "own", "published")
+    for entry in sorted(entries, key=lambda one: (order.index(one.recipe), one.trainer.name != USUAL_TRAINER)):
         twin = next((other for other in kept if _same(entry, other, shared)), None)
         if twin is None:
             kept.append(entry)
@@ -185,13 +186,19 @@ def _same(one: Entry, other: Entry, shared: Mapping[str, Any]) -> bool:
     """Return whether two entries train the same network in the same way."""
     from autoseg.training import Trainer
 
-    if (one.architecture.name, one.trainer.name) != (other.architecture.name, other.trainer.name):
+    if (one.architecture.name, _at_work(one)) != (other.architecture.name, _at_work(other)):
         return False
     recipes = [content_of(entry, 1000, shared) for entry in (one, other)]
     names = {*recipes[0], *recipes[1], *one.architecture.kind.recipe} - {PRECISION}  # that is in no recipe's hands
     usual = {name: getattr(one.trainer.kind, name, getattr(Trainer, name, None)) for name in names}
     first, second = ({**usual, **recipe, PRECISION: None} for recipe in recipes)
     return first == second
+
+
+def _at_work(entry: Entry) -> str:
+    """Return the trainer that makes a difference to the network."""
+    names = entry.trainer.kind.only_for
+    return entry.trainer.name if not names or entry.architecture.name in names else USUAL_TRAINER
 
 
 def runs_of(dataset: str, entries: Sequence[Entry], folds: Sequence[str], seed: int) -> Iterator[Run]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -85,6 +86,12 @@ def standing_rows(record: Record, verdict: Verdict) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def voxels_per_step(record: Record, dataset: str, entry: str) -> int | None:
+    """Return patch times batch of a competitor's plan, None where it has none."""
+    plan = record["plans"].get(f"{dataset}/{record['entries'][entry]['architecture']}", {})
+    return None if "patch_size" not in plan else math.prod(plan["patch_size"]) * plan["batch_size"]
 
 
 def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, Any]]:

@@ -40,21 +40,37 @@ def cross_entropy_loss(logits: Tensor, target: Tensor, *, ignore_index: int | No
     return focal_loss(logits, target, gamma=0.0, ignore_index=ignore_index)
 
 
-def focal_loss(logits: Tensor, target: Tensor, *, gamma: float = 2.0, ignore_index: int | None = None) -> Tensor:
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    gamma: float = 2.0,
+    ignore_index: int | None = None,
+    class_weights: Tensor | None = None,
+) -> Tensor:
     """Return the mean of (1 - p)^gamma times the cross-entropy, p being the probability of the target.
 
-    Shapes as for `cross_entropy_loss`, which is the case gamma = 0. Source: Lin et al. 2017, arXiv:1708.02002, without
-    their class weights.
+    Shapes as for `cross_entropy_loss`, which is the case gamma = 0. `class_weights` (K,) multiply the terms of voxels
+    by their class; the mean is over voxels all the same. Source: Lin et al. 2017, arXiv:1708.02002.
     """
     check_shapes(logits, target)
     skipped = -100 if ignore_index is None else ignore_index
     with told_outside(logits, target):
         entropy = functional.cross_entropy(logits.float(), target.long(), ignore_index=skipped, reduction="none")
-    if gamma:
-        missing = (-torch.expm1(-entropy)).clamp_min(torch.finfo(entropy.dtype).tiny)  # keeps the slope finite at 0
-        entropy = missing**gamma * entropy
+    entropy = focused(entropy, gamma)
     valid = _valid(target, ignore_index)
+    if class_weights is not None:
+        index = target if valid is None else target * valid
+        entropy = entropy * class_weights.to(entropy.device)[index.long()]
     return entropy.mean() if valid is None else entropy.sum() / valid.sum().clamp_min(1)
+
+
+def focused(entropy: Tensor, gamma: float) -> Tensor:
+    """Return (1 - p)^gamma times an entropy of -log p, element by element."""
+    if not gamma:
+        return entropy
+    missing = (-torch.expm1(-entropy)).clamp_min(torch.finfo(entropy.dtype).tiny)  # keeps the slope finite at 0
+    return missing**gamma * entropy
 
 
 def without_background(sums: Sums) -> Sums:

@@ -7,9 +7,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from autoseg.labels import Labels
-from autoseg.losses.dice import negative_dice
+from autoseg.losses.dice import SMOOTH, negative_dice
 from autoseg.losses.functional import check_shapes, without_background
-from autoseg.losses.sums import sigmoid_sums, softmax_sums
+from autoseg.losses.sums import sigmoid_sums, softmax_sums, squared_sums
 
 
 class SegmentationLoss(nn.Module):
@@ -19,14 +19,31 @@ class SegmentationLoss(nn.Module):
     processes. Where a sample is annotated for some classes only, its background may hide the others: their
     probability is added to that of the background, and they are left out of its Dice; of regions those that are not
     completely annotated are left out. A voxel whose class is not annotated in its sample counts as background.
+
+    Other forms of Dice: `squared` takes the sum of squared probabilities below the fraction (Milletari et al. 2016,
+    arXiv:1606.04797), `background` lets class 0 count as the others do (regions have none), `smooth` is added above and
+    below the fraction.
     """
 
-    def __init__(self, labels: Labels, *, batch_dice: bool, dice_weight: float = 1.0, ce_weight: float = 1.0):
+    def __init__(
+        self,
+        labels: Labels,
+        *,
+        batch_dice: bool,
+        dice_weight: float = 1.0,
+        ce_weight: float = 1.0,
+        squared: bool = False,
+        background: bool = False,
+        smooth: float = SMOOTH,
+    ):
         super().__init__()
         self.labels = labels
         self.batch_dice = batch_dice
         self.dice_weight = dice_weight
         self.ce_weight = ce_weight
+        self.squared = squared
+        self.background = background
+        self.smooth = smooth
         members = torch.zeros(len(labels.members), len(labels.foreground_values) + 2, dtype=torch.bool)
         for region, values in enumerate(labels.members):
             members[region, list(values)] = True
@@ -61,9 +78,12 @@ class SegmentationLoss(nn.Module):
         weights = None
         if annotated is not None:
             logits = merge_into_background(logits, annotated)
-            weights = annotated[:, 1:].float()
+            weights = (annotated if self.background else annotated[:, 1:]).float()
         sums = softmax_sums(logits, segmentation, valid)
-        dice = negative_dice(without_background(sums), batch_dice=self.batch_dice, weights=weights)
+        if self.squared:
+            sums = sums._replace(predicted=squared_sums(logits.float().softmax(1), valid))
+        counted = sums if self.background else without_background(sums)
+        dice = negative_dice(counted, batch_dice=self.batch_dice, weights=weights, smooth=self.smooth)
         return self.dice_weight * dice + self.ce_weight * (sums.cross_entropy.sum() / voxels)
 
     def _regions(
@@ -85,7 +105,9 @@ class SegmentationLoss(nn.Module):
             per_sample = (segmentation >= 0 if valid is None else valid).flatten(1).sum(1)
             counted = (weights * per_sample[:, None]).sum().clamp_min(1)
             entropy = (sums.cross_entropy * weights).sum() / counted
-        dice = negative_dice(sums, batch_dice=self.batch_dice, weights=weights)
+        if self.squared:
+            sums = sums._replace(predicted=squared_sums(logits.float().sigmoid(), valid))
+        dice = negative_dice(sums, batch_dice=self.batch_dice, weights=weights, smooth=self.smooth)
         return self.dice_weight * dice + self.ce_weight * entropy
 
 

@@ -44,6 +44,12 @@ def sigmoid_sums(logits: Tensor, target: Tensor, members: Tensor, valid: Tensor 
     return Sums(*_SigmoidSums.apply(logits.flatten(2), index, members, None if valid is None else valid.flatten(1)))
 
 
+def squared_sums(probabilities: Tensor, valid: Tensor | None) -> Tensor:
+    """Return the sums (B, K) of squared probabilities (B, K, *S) over the voxels where `valid` (B, *S) is True."""
+    squares = probabilities.flatten(2).square()
+    return squares.sum(2) if valid is None else (squares * valid.flatten(1)[:, None]).sum(2)
+
+
 class _SoftmaxSums(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor, index: Tensor, valid: Tensor | None) -> tuple[Tensor, ...]:

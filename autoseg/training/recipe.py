@@ -11,6 +11,8 @@ to 0.95 on held-out cases, benchmarks/RESULTS.md); nnU-Net's SGD stays at 0.00 o
 An architecture's own recipe was published for long runs. In a run too short for nnU-Net's, its learning rate rises as
 the common one does, up to that: at the published 1e-4 a transformer learns next to nothing in some hundreds of steps.
 Who wants it as published all the same asks for that: `--set own_recipe=published`, `benchmark --recipes published`.
+What its authors do not name stays the engine's in both: gradients are clipped at norm 12, and Dice is summed over the
+batch where the plan has it so.
 """
 
 from __future__ import annotations

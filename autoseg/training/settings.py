@@ -30,11 +30,16 @@ class Setting:
 
 
 def declared_settings(trainer: type) -> dict[str, Any]:
-    """Return the annotated public class attributes of a trainer as {name: type}; ClassVar ones are not settings."""
+    """Return the annotated public class attributes of a trainer as {name: type}; ClassVar ones are not settings.
+
+    A subclass that has no use for a setting of its base annotates it anew, as a ClassVar.
+    """
     settings: dict[str, Any] = {}
     for base in reversed(trainer.__mro__[:-1]):
         for name, annotation in inspect.get_annotations(base, eval_str=True).items():
-            if not name.startswith("_") and get_origin(annotation) is not ClassVar and annotation is not ClassVar:
+            if get_origin(annotation) is ClassVar or annotation is ClassVar:
+                settings.pop(name, None)
+            elif not name.startswith("_"):
                 settings[name] = annotation
     return settings
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -15,6 +16,7 @@ from autoseg.batches import Batch, HiddenLabels, PatchStream, StreamSettings
 from autoseg.batches.augmentation.parameters import Level
 from autoseg.errors import UserError
 from autoseg.losses import DeepSupervisionLoss, SegmentationLoss
+from autoseg.losses.dice import SMOOTH
 from autoseg.plans import COMPUTED_CHANNEL, NetworkSpec, Precision
 from autoseg.plugins import build_network
 from autoseg.training.annealing import Annealing, annealed
@@ -36,6 +38,7 @@ class Trainer:
     """
 
     needs_labels: ClassVar[bool] = True  # False: a pretraining method, run by `autoseg pretrain`
+    only_for: ClassVar[tuple[str, ...]] = ()  # architectures; others are trained as by its base. (): it concerns all
     builds_on: ClassVar[tuple[str, ...]] = ()  # trainers whose finished runs this one takes by default
 
     steps: PositiveInt = 250_000  # optimiser steps; a time budget wins over it
@@ -62,6 +65,9 @@ class Trainer:
     mirror: bool = True  # mirror all axes, in training and in prediction
     deep_supervision: bool = True
     dice_weight: NonNegativeFloat = 1.0
+    dice_squared: bool = False  # probabilities are squared below the fraction of Dice
+    dice_background: bool = False  # the Dice of the background counts, too; regions have none
+    dice_smooth: NonNegativeFloat = SMOOTH  # added above and below the fraction of Dice
     cross_entropy_weight: NonNegativeFloat = 1.0
     weight_average: Share = 0.0  # decay of an exponential moving average of the weights that predicts; 0: none
     precision: Precision = "auto"
@@ -81,6 +87,14 @@ class Trainer:
         self._average: WeightAverage | None = None
 
     # What is trained
+
+    def inputs(self) -> Sequence[Path]:
+        """Return the files beside the data that the method learns from, such as the weights of its teachers.
+
+        A run that began with others is another run. Called before anything is built or replaced, so that a UserError
+        from here leaves all as it was.
+        """
+        return ()
 
     def network_spec(self) -> NetworkSpec:
         """Return the plan's network with this trainer's deep supervision."""
@@ -237,8 +251,9 @@ class Trainer:
         """Build modules and losses; returns every module to be set up and checkpointed."""
         batch_dice = self.context.configuration.batch_dice
         self._segmentation_loss = SegmentationLoss(
-            self.labels, batch_dice=batch_dice, dice_weight=self.dice_weight, ce_weight=self.cross_entropy_weight
-        )
+            self.labels, batch_dice=batch_dice, dice_weight=self.dice_weight, ce_weight=self.cross_entropy_weight,
+            squared=self.dice_squared, background=self.dice_background, smooth=self.dice_smooth,
+        )  # fmt: skip
         self.modules = self.build_modules()
         if self.weight_average > 0:
             self._average = WeightAverage(self.modules["network"], self.weight_average)

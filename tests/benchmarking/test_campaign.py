@@ -220,7 +220,8 @@ def test_own_and_common_recipes(campaign, players, place):
     ]  # fmt: skip
     recipes = {file.stem: tomllib.loads(file.read_text()) for file in done.folder.glob(f"recipes/{DATASET}/*.toml")}
     own, common = recipes["focal_unet-supervised-own"], recipes["focal_unet-supervised-common"]
-    usual = {"dice_weight": 1.0, "cross_entropy_weight": 1.0, "beta1": 0.9, "beta2": 0.999, "annealing": "polynomial"}
+    usual = {"dice_weight": 1.0, "cross_entropy_weight": 1.0, "beta1": 0.9, "beta2": 0.999, "annealing": "polynomial",
+             "dice_squared": False, "dice_background": False}  # fmt: skip
     assert common == recipes["plain_unet-supervised-common"] | usual  # what the authors chose, at the engine's values
     assert (own["dice_weight"], own["cross_entropy_weight"]) == (0.6, 0.4)
     assert own["learning_rate"] != common["learning_rate"]

@@ -68,6 +68,19 @@ def test_equal_time_that_came_out_unequal_is_told(campaign):
     assert not any("unequal" in note for note in conclude(done.record)[0][0].notes)
 
 
+def test_unequal_data_at_equal_steps_are_told(campaign):
+    done = campaign("plain_unet", "unet", seeds=1)
+    assert done.record["question"]["equal"] == "steps"
+    assert not any("equal data" in note for note in conclude(done.record)[0][0].notes)
+    for key, plan in done.record["plans"].items():
+        plan.update(patch_size=[32, 16, 16] if key.endswith("/unet") else [16, 16, 16], batch_size=2)
+    verdicts, _ = conclude(done.record)
+    assert any("a step sees 8,192 voxels (plain_unet) to 16,384 voxels (unet)" in note for note in verdicts[0].notes)
+    assert "<th>million voxels per step</th>" in re.sub(r"<th[^>]*>", "<th>", page_of(done))
+    done.record["question"]["equal"] = "time"
+    assert not any("equal data" in note for note in conclude(done.record)[0][0].notes)
+
+
 def test_own_recipes_are_shown_as_they_were_used(campaign):
     text = page_of(campaign("plain_unet", "swin_unet"))
     assert "Own recipes" in text

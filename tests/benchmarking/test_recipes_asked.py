@@ -110,3 +110,13 @@ def test_a_published_recipe_takes_the_trainer_of_the_authors(campaign):
     assert sorted(done.record["entries"]) == [
         "ms_dual_guided-guided_attention-published", "ms_dual_guided-supervised-common"
     ]  # fmt: skip
+
+
+def test_a_trainer_that_does_nothing_for_a_network_is_no_competitor(campaign):
+    done = campaign(
+        "plain_unet", "ms_dual_guided", trainers=("guided_attention", "supervised"), recipes="common", seeds=1
+    )
+    run = {key.split("/")[1] for key in done.record["runs"]}
+    assert run == {
+        "plain_unet-supervised-common", "ms_dual_guided-supervised-common", "ms_dual_guided-guided_attention-common",
+    }  # fmt: skip

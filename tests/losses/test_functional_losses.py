@@ -26,6 +26,16 @@ def test_focal_loss_by_hand():
     assert focal_loss(logits, target, gamma=0).item() == pytest.approx(0.693147, abs=1e-6)
 
 
+def test_class_weights_multiply_the_terms_of_their_voxels():
+    logits = torch.zeros(1, 2, 4)  # probability one half
+    weights, target = torch.tensor([0.5, 1.5]), torch.tensor([[0, 1, 1, 2]])
+    half = 0.25 * 0.693147
+    assert focal_loss(logits, target, ignore_index=2, class_weights=weights).item() == pytest.approx(
+        half * (0.5 + 1.5 + 1.5) / 3, abs=1e-6
+    )
+    assert focal_loss(logits[..., :2], target[:, :2], class_weights=weights).item() == pytest.approx(half, abs=1e-6)
+
+
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
 def test_focal_loss_of_a_certain_voxel_has_a_finite_gradient(gamma):
     logits = torch.tensor([[[200.0, 1.0], [0.0, 0.0]]], requires_grad=True)

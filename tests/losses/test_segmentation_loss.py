@@ -48,7 +48,7 @@ def test_a_perfect_prediction_reaches_minus_one():
     assert SegmentationLoss(THREE, batch_dice=True)(logits, target).item() == pytest.approx(-1, abs=1e-4)
 
 
-def naive(logits, target, labels, *, batch_dice, annotated=None):
+def naive(logits, target, labels, *, batch_dice, annotated=None, squared=False, background=False, smooth=1e-5):
     """One-hot reference in float64, voxel by voxel where annotations are partial."""
     regions, ignored = labels.regions, labels.ignore_index
     valid = torch.ones_like(target, dtype=torch.bool) if ignored is None else target != ignored
@@ -71,14 +71,15 @@ def naive(logits, target, labels, *, batch_dice, annotated=None):
         probability = torch.stack(merged)
         hot = functional.one_hot(target, outputs).movedim(-1, 1).double()
         entropy = -(torch.log((probability * hot).sum(1)) * valid).sum() / valid.sum().clamp_min(1)
-        probability, hot, weights = probability[:, 1:], hot[:, 1:], known[:, 1:].double()
+        first = 0 if background else 1
+        probability, hot, weights = probability[:, first:], hot[:, first:], known[:, first:].double()
     probability, hot = probability * valid[:, None], hot * valid[:, None]
-    terms = [x.flatten(2).sum(2) for x in (probability * hot, probability, hot)]
+    terms = [x.flatten(2).sum(2) for x in (probability * hot, probability**2 if squared else probability, hot)]
     if batch_dice:
         terms = [(x * weights).sum(0) for x in terms]
         weights = (weights.sum(0) > 0).double()
     intersection, predicted, reference = terms
-    dice = (2 * intersection + 1e-5) / (predicted + reference + 1e-5).clamp_min(1e-8)
+    dice = (2 * intersection + smooth) / (predicted + reference + smooth).clamp_min(1e-8)
     return entropy - (dice * weights).sum() / weights.sum().clamp_min(1)
 
 
@@ -103,6 +104,42 @@ def test_value_and_gradient_equal_the_naive_loss(labels, batch_dice, partial, sh
     expected.backward()
     assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
     assert torch.allclose(ours.grad.double(), theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "form", [{"squared": True}, {"background": True}, {"squared": True, "background": True, "smooth": 1.0}], ids=str
+)
+@pytest.mark.parametrize("labels", [THREE, IGNORING, REGIONS, REGIONS_IGNORING], ids=["three", "ign", "reg", "regign"])
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("batch_dice", [False, True])
+def test_other_forms_of_dice_equal_the_naive_loss(labels, batch_dice, partial, form):
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(3, labels.num_outputs, 5, 6, generator=random)
+    target = torch.randint(0, 3 if labels.ignore_index is None else 4, (3, 5, 6), generator=random)
+    annotated = None
+    if partial:
+        annotated = torch.tensor([[True, True, True], [True, False, True], [True, True, False]])
+        for one, hidden in ((1, 1), (2, 2)):
+            target[one][target[one] == hidden] = 0
+    ours, theirs = logits.clone().requires_grad_(), logits.double().requires_grad_()
+    loss = SegmentationLoss(labels, batch_dice=batch_dice, **form)(ours, target.short(), annotated)
+    expected = naive(theirs, target, labels, batch_dice=batch_dice, annotated=annotated, **form)
+    loss.backward()
+    expected.backward()
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-5)
+    assert torch.allclose(ours.grad.double(), theirs.grad, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("labels", [THREE, REGIONS], ids=["classes", "regions"])
+def test_only_squared_dice_has_a_further_pass(labels, monkeypatch):
+    passes = []
+    monkeypatch.setattr("autoseg.losses.segmentation.squared_sums", lambda found, _: passes.append(1) or found.sum(2))
+    logits, target = torch.zeros(1, labels.num_outputs, 8), torch.zeros(1, 8, dtype=torch.long)
+    SegmentationLoss(labels, batch_dice=True)(logits, target)
+    SegmentationLoss(labels, batch_dice=True, background=True, smooth=1.0)(logits, target)
+    assert not passes
+    SegmentationLoss(labels, batch_dice=True, squared=True)(logits, target)
+    assert passes
 
 
 @pytest.mark.parametrize("labels", [IGNORING, REGIONS_IGNORING], ids=["classes", "regions"])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from autoseg.trainers.bidirectional_copy_paste import Part, masked_loss, paste, random_box
 
+from autoseg.errors import UserError
 from autoseg.labels import labels_from_description
 
 TWO = labels_from_description({"labels": {"background": 0, "organ": 1}})
@@ -165,3 +166,8 @@ def test_the_network_sees_only_mixed_patches(build, progress):
 
 def test_odd_batches_are_made_even(build):
     assert build("bidirectional_copy_paste", batch_size=3).stream_settings().batch_size == 4
+
+
+def test_settings_of_consistency_are_refused_since_they_would_do_nothing(build):
+    with pytest.raises(UserError, match="consistency"):
+        build("bidirectional_copy_paste", consistency=1.0)

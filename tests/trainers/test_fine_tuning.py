@@ -37,6 +37,22 @@ def test_sawtooth_rises_and_decays_twice(build):
     assert factor(550) == pytest.approx(0.5**0.9)
 
 
+def test_a_frozen_encoder_stays_as_it_is_for_its_share_of_the_run(build):
+    trainer = build("fine_tuning", frozen=10 / 300, optimizer="adamw", weight_decay=0.1, rate_share=1.0)
+    batches = {name: stream.batch(0) for name, stream in trainer.build_streams().items()}
+    network = trainer.modules["network"]
+    optimizer = trainer.build_optimizers(trainer.modules)["network"]
+    for epoch, moves in ((0, False), (9.9, False), (10, True)):
+        before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+        optimizer.zero_grad(set_to_none=True)
+        ((_, loss),) = trainer.training_step(batches, epoch / 300)
+        loss.backward()
+        optimizer.step()
+        changed = {name for name, tensor in network.state_dict().items() if not torch.equal(tensor, before[name])}
+        assert any(name.startswith("encoder.") for name in changed) == moves
+        assert any(name.startswith("decoder.") for name in changed)
+
+
 def test_the_encoder_rests_in_the_first_tooth(build):
     trainer = build("fine_tuning", stages="sawtooth")
     batches = {name: stream.batch(0) for name, stream in trainer.build_streams().items()}

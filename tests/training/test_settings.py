@@ -30,6 +30,15 @@ def test_settings_are_the_annotated_public_attributes_of_all_bases():
     assert set(declared_settings(Method)) == {"learning_rate", "optimizer", "batch_size", "gamma"}
 
 
+def test_a_setting_that_a_subclass_has_no_use_for_is_none_of_its_own():
+    class Without(Method):
+        gamma: ClassVar[float] = 0.0
+
+    assert "gamma" not in declared_settings(Without)
+    with pytest.raises(UserError, match="gamma"):
+        resolve_settings(Without, plan={}, recipe={}, given={"gamma": "2"}, base=Base)
+
+
 def test_precedence_is_default_plan_recipe_command_line():
     values = resolve(Base, {"learning_rate": 1.0}, {"learning_rate": 2.0}, {"learning_rate": "3"})
     assert values["learning_rate"] == (3.0, "command line")
