@@ -108,7 +108,7 @@ def _check_multiple(configuration: Configuration, kind: Any, where: str | Path) 
         return
     nearest = _nearest_multiple(kind, spec)
     # Some networks pad or crop by themselves, and take any patch.
-    if nearest == spec.patch_size or any(_runs(kind, spec, tracing) for tracing in TRACINGS):
+    if nearest == spec.patch_size or _runs(kind, spec, spec.patch_size):
         return
     raise UserError(
         f"field configurations.{configuration.name}.patch_size: {spec.patch_size} is no multiple of "
@@ -126,11 +126,26 @@ def _nearest_multiple(kind: Any, spec: NetworkSpec) -> tuple[int, ...]:
     return spec.patch_size
 
 
-def _runs(kind: Any, spec: NetworkSpec, tracing: Any) -> bool:
+def takes_patch(kind: Any, spec: NetworkSpec, patch: tuple[int, ...]) -> bool:
+    """Return whether the network of a spec takes patches of another size than it was made for.
+
+    Where it cannot be traced, the multiples that its class asks for count.
+    """
+    if patch == spec.patch_size or _runs(kind, spec, patch):
+        return True
+    is_multiple = all(edge % step == 0 for edge, step in zip(patch, kind.patch_multiple(spec), strict=True))
+    return is_multiple and not _runs(kind, spec, spec.patch_size)
+
+
+def _runs(kind: Any, spec: NetworkSpec, patch: tuple[int, ...]) -> bool:
+    return any(_traced(kind, spec, patch, tracing) for tracing in TRACINGS)
+
+
+def _traced(kind: Any, spec: NetworkSpec, patch: tuple[int, ...], tracing: Any) -> bool:
     try:
         with tracing(), torch.no_grad():
-            logits = kind(spec).eval()(torch.empty(1, spec.in_channels, *spec.patch_size))
-        return tuple(logits.shape[2:]) == spec.patch_size
+            logits = kind(spec).eval()(torch.empty(1, spec.in_channels, *patch))
+        return tuple(logits.shape[2:]) == patch
     except Exception:  # whatever a network raises that was not made for this patch, or not for tracing
         return False
 

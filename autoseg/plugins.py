@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,18 @@ def list_plugins(kind: Kind, workspace: Path | None = None) -> list[Found]:
     return sorted(found.values(), key=lambda entry: entry.name)
 
 
-def find(kind: Kind, reference: str, workspace: Path | None = None, *, places: Sequence[Path] | None = None) -> Found:
-    """Return where the plug-in `reference` (a name, `file.py`, or `file.py:name`) is defined; UserError if nowhere."""
+def find(
+    kind: Kind,
+    reference: str,
+    workspace: Path | None = None,
+    *,
+    places: Sequence[Path] | None = None,
+    data: Path | None = None,
+) -> Found:
+    """Return where the plug-in `reference` (a name, `file.py`, or `file.py:name`) is defined; UserError if nowhere.
+
+    What lies with the `data`, the folder of a data set, may have come with them: no name finds it, but it is told.
+    """
     path, _, name = reference.rpartition(":") if ".py:" in reference else (reference, "", "")
     if path.endswith(".py") and places is None:
         return _find_in_file(kind, Path(path), name)
@@ -99,7 +110,13 @@ def find(kind: Kind, reference: str, workspace: Path | None = None, *, places: S
     close = difflib.get_close_matches(reference, names, n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(close)}?" if close else f"known: {', '.join(sorted(names)) or 'none'}"
     searched = ", ".join(str(place) for place in places)
-    raise UserError(f"no {kind} called {reference!r}; {hint}", mend=f"searched: {searched}; or give a path FILE.py")
+    mend = f"searched: {searched}; or give a path FILE.py"
+    beside = [] if data is None else [folder / f"{kind}s" for folder in (data, data.parent)]
+    for entry in (entry for folder in beside for entry in _scan_folder(kind, folder)):  # sources are read, not run
+        if reference in (entry.name, entry.path.stem):
+            hint = f"a file of that name lies with the data, of which nothing is run unless you say so: {entry.path}"
+            mend = f"read this file, then give its path: --{kind} {shlex.quote(str(entry.path))}"
+    raise UserError(f"no {kind} called {reference!r}; {hint}", mend=mend)
 
 
 def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:

@@ -15,7 +15,7 @@ from autoseg.architecture import Architecture
 from autoseg.demo import bundled_dataset
 from autoseg.errors import UserError
 from autoseg.inference import Predictor
-from autoseg.network_room import check_patch
+from autoseg.network_room import check_patch, takes_patch
 from autoseg.plugins import build_network, load
 from autoseg.training import train
 from autoseg.workspace import Workspace
@@ -234,3 +234,37 @@ def test_prediction_refuses_what_does_not_fit(monkeypatch, tmp_path):
         UserError, match=r"plans\.json: field configurations\.member0\.patch_size: a patch \(8, 16, 16\)"
     ):
         Predictor.load(sound, device="cpu")
+
+
+class Doubling(Architecture):
+    """Halves and doubles: it gives patches back as they were where their edges are even."""
+
+    traceable = True
+
+    @classmethod
+    def patch_multiple(cls, spec):
+        return (2,) * spec.dims
+
+    def forward(self, x):
+        if not self.traceable:
+            raise NotImplementedError
+        return torch.nn.functional.interpolate(x[..., ::2, ::2, ::2], scale_factor=2)
+
+
+def test_which_other_patches_a_network_takes(monkeypatch, configuration):
+    spec = configuration.network
+    assert takes_patch(Doubling, spec, (10, 12, 14))
+    assert not takes_patch(Doubling, spec, (10, 12, 13))
+    monkeypatch.setattr(Doubling, "traceable", False)  # then only what its class says tells
+    assert takes_patch(Doubling, spec, (10, 12, 14))
+    assert not takes_patch(Doubling, spec, (10, 12, 13))
+    assert takes_patch(Doubling, spec, spec.patch_size)
+
+
+def test_a_network_that_is_bound_to_its_patch_takes_no_other(configuration):
+    class Bound(Doubling):
+        def forward(self, x):
+            assert tuple(x.shape[2:]) == self.spec.patch_size
+            return x
+
+    assert not takes_patch(Bound, configuration.network, (10, 12, 14))

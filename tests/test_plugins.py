@@ -181,6 +181,24 @@ def test_unknown_name_gives_close_names_and_places(tmp_path, nothing_installed):
         find("trainer", "qqqq")
 
 
+@pytest.mark.parametrize("folder", ["DATA", "DATA/Dataset004_X"])
+def test_what_lies_with_the_data_is_told_and_runs_only_if_its_file_is_named(tmp_path, folder):
+    data = tmp_path / "DATA" / "Dataset004_X"
+    data.mkdir(parents=True)
+    file = write(tmp_path / folder / "trainers" / "my_trainer.py", name="my_method")
+    file.write_text(f"open({str(tmp_path / 'executed')!r}, 'w').close()\n" + file.read_text())
+    for name in ("my_method", "my_trainer"):
+        with pytest.raises(UserError, match="lies with the data, of which nothing is run unless you say so") as error:
+            find("trainer", name, data=data)
+        assert error.value.mend == f"read this file, then give its path: --trainer {file}"
+    with pytest.raises(UserError, match="no trainer called 'another'; did you mean ") as error:
+        find("trainer", "another", data=data)
+    assert "my_trainer" not in str(error.value)
+    assert not (tmp_path / "executed").exists()
+    assert load("trainer", str(file)).mark == "a"
+    assert (tmp_path / "executed").exists()
+
+
 @pytest.mark.parametrize("places", [("a.py", "b.py"), ("a.py", "a.py")])
 def test_two_definitions_are_refused_with_both_places(tmp_path, nothing_installed, places):
     for place in dict.fromkeys(places):

@@ -6,27 +6,40 @@ cross-entropy are on another scale than in classification; several folds are ave
 attention of all encoder maps of equal size is compared, with the mean instead of the sum over voxels.
 
 Run: `autoseg train DATA 3d_fullres cv`, then `autoseg train DATA 3d_fullres 0 --trainer distillation --set width=0.5`,
-with `--architecture NAME` for another network. With all folds as teachers, some of them have seen the cases that this
-run is validated on: score such a student on other cases, or `--set teacher_folds=same`.
+with `--architecture NAME` for another network. Teachers of other plans, such as those for a larger GPU, serve where
+they see and give the same (spacing, axes, channels, normalisation, labels) and take the student's patch: `--set
+teacher=FOLDER`, that of a run, an experiment or a model. With all folds as teachers, some of them have seen the cases
+that this run is validated on: score such a student on other cases, or `--set teacher_folds=same`.
 
 Expected: a step costs one of the student plus a forward pass of every teacher; prediction costs the student alone.
 """
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, UserError, register
 from autoseg.batches import Batch
 from autoseg.losses import full_resolution, soft_label_loss
 from autoseg.plugins import build_network
-from autoseg.training.teachers import load_teachers
+from autoseg.training.teachers import find_teachers, load_teachers
+
+
+def settled(teacher: str) -> str:
+    """Return a folder as an absolute path, which means the same wherever the command is repeated; a name as it is."""
+    is_folder = {"/", os.sep} & set(teacher) or Path(teacher).is_dir()
+    return str(Path(teacher).resolve()) if is_folder else teacher
+
+
+Teacher = Annotated[str, AfterValidator(settled)]
 
 
 @register.trainer("distillation")
@@ -35,7 +48,7 @@ class Distillation(Trainer):
 
     builds_on: ClassVar[tuple[str, ...]] = ("supervised",)
 
-    teacher: str = "supervised"  # a run, experiment or model folder, or a trainer's runs of this configuration
+    teacher: Teacher = "supervised"  # a run, experiment or model folder, or a trainer's runs of these plans
     teacher_folds: Literal["all", "same"] = "all"  # of a trainer's runs
     width: PositiveFloat = 1.0  # channels of the student as a share of the plan's
     temperature: PositiveFloat = 2.0
@@ -53,9 +66,7 @@ class Distillation(Trainer):
         Raises UserError where `width` was set for an architecture whose size its own options set.
         """
         context = self.context
-        self._teachers = load_teachers(
-            self.teacher_folder(), context.configuration, context.device, workspace_root=context.workspace_root
-        )
+        self._teachers = load_teachers(self.teacher_folder(), context)
         modules = super().build_modules()
         if self.width != 1:
             architecture = context.configuration.architecture
@@ -68,12 +79,32 @@ class Distillation(Trainer):
                 )
         return modules
 
+    def inputs(self) -> list[Path]:
+        """Return the weights of the teachers."""
+        return [teacher.weights for teacher in find_teachers(self.teacher_folder(), self.context)]
+
     def teacher_folder(self) -> Path:
-        """Return the folder that the setting `teacher` means."""
-        if Path(self.teacher).is_dir():
-            return Path(self.teacher)
+        """Return the folder that the setting `teacher` means; UserError where there is none."""
+        given = Path(self.teacher)
+        if given.is_absolute():
+            if not given.is_dir():
+                raise UserError(
+                    "the teacher is a file, no folder" if given.exists() else "the teacher's folder does not exist",
+                    where=given,
+                    mend="correct --set teacher=FOLDER, which is that of a run, of an experiment or of a model, or "
+                    "name the trainer whose runs teach, such as --set teacher=supervised",
+                )
+            return given
         plans, configuration = self.context.plans.plans_name, self.context.configuration.name
-        experiment = self.context.folder.parent.parent / f"{self.teacher}__{plans}__{configuration}"
+        results = self.context.folder.parent.parent
+        experiment = results / f"{self.teacher}__{plans}__{configuration}"
+        others = sorted(results.glob(f"{glob.escape(self.teacher)}__*__{configuration}"))
+        if others and not experiment.is_dir():
+            raise UserError(
+                "there is no finished network to learn from",
+                where=experiment,
+                mend=f"train the teacher first, or take that of other plans: --set teacher={others[0]}",
+            )
         return experiment / self.context.folder.name if self.teacher_folds == "same" else experiment
 
     def training_step(self, batches: Mapping[str, Batch], progress: float) -> Iterator[tuple[str, Tensor]]:

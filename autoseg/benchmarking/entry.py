@@ -13,7 +13,7 @@ from autoseg.benchmarking.children import Outcome, Task
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.judging import conclude
 from autoseg.benchmarking.lock import alone
-from autoseg.benchmarking.matrix import Entry, Run, competitors, distinct, runs_of
+from autoseg.benchmarking.matrix import Entry, Run, competitors, distinct, in_words, runs_of
 from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import RECIPES, Record
@@ -25,6 +25,7 @@ from autoseg.raw import Dataset, make_splits, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.workspace import Workspace
 
+PASSING = ("status", "error", "restart")  # of a run's record, what its next try writes anew
 WATCHING = {"observed_cases": 0, "stop_on_collapse": False}  # a run costs what it trains, and ends with its budget
 log = logging.getLogger(__name__)
 
@@ -199,8 +200,7 @@ def _tasks_of(
     tasks = []
     different, twins = distinct(entries, record["datasets"][field.name]["recipe"])
     for twin, kept in twins:
-        recipe = "the common one" if kept.recipe == "common" else "its own one"
-        record["skipped"][f"{field.name}/{twin.key}"] = f"at this length its {twin.recipe} recipe is {recipe}"
+        record["skipped"][f"{field.name}/{twin.key}"] = in_words(twin, kept)
     for run in runs_of(field.name, different, field.folds, seed):
         asked.append(run.key)
         request, error = _request(question, field, run, means)
@@ -211,8 +211,9 @@ def _tasks_of(
         if kept.get("content") == request["content"] and kept.get("status") == "finished":
             continue
         begun = kept.get("content") == request["content"]
-        request["restart"] = bool(kept.get("content")) and not begun
+        request["restart"] = kept.get("restart", False) if begun else bool(kept.get("content"))
         record["runs"][run.key] = {**_about(run), "content": request["content"], "status": "waiting",
+                                   "restart": request["restart"],
                                    "steps_asked": request["settings"]["steps"]}  # fmt: skip
         tasks.append(Task(run.key, "train", request))
     record.write()
@@ -264,9 +265,11 @@ def _carry_out(tasks: Sequence[Task], means: Means) -> None:
         ended += 1
         if outcome.died:
             died.append(task)
-        kept = {name: value for name, value in record["runs"][task.key].items() if name not in ("status", "error")}
+        kept = {name: value for name, value in record["runs"][task.key].items() if name not in PASSING}
         if outcome.answer is None:
-            record.put("runs", task.key, {**kept, "status": "failed", "error": outcome.error})
+            # Where it failed, what it was to replace is back and is to be replaced next time; killed runs go on.
+            again = task.request["restart"] and not outcome.died
+            record.put("runs", task.key, {**kept, "status": "failed", "error": outcome.error, "restart": again})
             log.warning("%d of %d: %s failed: %s", ended, total, task.key, outcome.error)
             return
         folder = Path(outcome.answer["folder"]).relative_to(record.folder)

@@ -201,6 +201,14 @@ def _at_work(entry: Entry) -> str:
     return entry.trainer.name if not names or entry.architecture.name in names else USUAL_TRAINER
 
 
+def in_words(twin: Entry, kept: Entry) -> str:
+    """Return why a competitor is the same as another one."""
+    if twin.trainer.name != kept.trainer.name:
+        return f"trainer {twin.trainer.name} trains {twin.architecture.name} as {kept.trainer.name} does"
+    recipe = "the common one" if kept.recipe == "common" else "its own one"
+    return f"at this length its {twin.recipe} recipe is {recipe}"
+
+
 def runs_of(dataset: str, entries: Sequence[Entry], folds: Sequence[str], seed: int) -> Iterator[Run]:
     """Yield the runs of one seed on a data set."""
     for fold in folds:

@@ -11,34 +11,35 @@ from autoseg import plugins
 from autoseg.errors import UserError
 from autoseg.storage import file_hash
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE
-from autoseg.training.context import RunContext
 from autoseg.training.log import RUN_FILE, read_run
 from autoseg.training.pretrained import find_weights
-from autoseg.training.settings import Setting
+from autoseg.training.trainer import Trainer
 
 logger = logging.getLogger("autoseg.training")
 # What may change between the starts of one run: how it is watched and carried out, not what is learned.
 FREE_SETTINGS = frozenset({"checkpoint_minutes", "compile", "observed_cases", "stop_on_collapse"})
+INPUTS = "input files"  # of the trainer, by their content
 PLUGIN_FILES = ("trainer file", "architecture file")
 MEND = "give the options of the first start, keep both with --name NAME, or train anew with --restart"
 
 
-def identity(
-    context: RunContext, trainer: str, settings: Mapping[str, Setting], pretrained: Path | None
-) -> dict[str, Any]:
-    """Return what two starts must share to be one run, as values for JSON; `trainer` is a plug-in's reference."""
+def identity(trainer: Trainer, reference: str, pretrained: Path | None) -> dict[str, Any]:
+    """Return what two starts must share to be one run, as values for JSON; `reference` is that of the trainer."""
+    context = trainer.context
     plugin_files = {
-        f"{kind} file": plugins.loose_file(kind, reference, context.workspace_root)
-        for kind, reference in (("trainer", trainer), ("architecture", context.configuration.architecture))
+        f"{kind} file": plugins.loose_file(kind, name, context.workspace_root)
+        for kind, name in (("trainer", reference), ("architecture", context.configuration.architecture))
     }
+    inputs = sorted(file_hash(file) for file in trainer.inputs())
     return {
         **{name: None if file is None else file_hash(file) for name, file in plugin_files.items()},
         "seed": context.seed,
-        "settings": {name: s.value for name, s in sorted(settings.items()) if name not in FREE_SETTINGS},
+        "settings": {name: s.value for name, s in sorted(trainer.settings.items()) if name not in FREE_SETTINGS},
         "plan": context.configuration.model_dump(mode="json", exclude={"training"}),
         "training cases": sorted(context.training_cases),
         "unlabelled cases": sorted(context.unlabelled_cases),
         "pretrained weights": None if pretrained is None else file_hash(find_weights(pretrained)),
+        **({INPUTS: inputs} if inputs else {}),
     }
 
 
@@ -54,6 +55,8 @@ def check_same_run(folder: Path, asked: Mapping[str, Any]) -> None:
     if makes_room(folder, found):
         return
     kept = found.get("identity")
+    if kept is not None and INPUTS not in kept:  # earlier versions recorded none
+        kept = {**kept, INPUTS: asked.get(INPUTS)}
     if kept is not None and found.get("status") != "finished":  # a plug-in may be mended on the way
         for name in PLUGIN_FILES:
             if kept.get(name) != asked.get(name):
@@ -84,6 +87,8 @@ def _difference(kept: Any, asked: Any, name: str = "") -> str | None:
         return f"{len(kept)} {name}, not {len(asked)}" if len(kept) != len(asked) else f"other {name}"
     if name in PLUGIN_FILES:
         return f"another {name}, or an earlier version of it"
+    if name == INPUTS:
+        return f"other {name}, such as teachers,"
     if name == "pretrained weights":
         return f"other {name}" if kept and asked else f"{'' if kept else 'no '}{name}"
     return f"{name} {kept}, not {asked}"

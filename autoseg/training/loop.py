@@ -18,6 +18,7 @@ from autoseg.errors import Interrupted
 from autoseg.randomness import seed_for
 from autoseg.training.checkpoint import Progress, State, save_state, save_weights
 from autoseg.training.clock import Clock
+from autoseg.training.earlier_run import discard_earlier
 from autoseg.training.health import LossMeter, check_finite, check_not_blind
 from autoseg.training.log import WEIGHTS_DIGEST, RunLog, write_run
 from autoseg.training.observing import Observer
@@ -61,6 +62,7 @@ class Fit:
             digest = save_weights(folder, self.trainer.inference_module())
             write_run(folder, **{WEIGHTS_DIGEST: digest})
             save_state(folder, self.state)  # last: a run that it calls finished has its weights
+            discard_earlier(folder)
 
 
 def scaler_of(fabric: lightning_fabric.Fabric) -> torch.amp.GradScaler | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +25,9 @@ from autoseg.training.asked import (
 )
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.context import RunContext, tell_left_out
+from autoseg.training.earlier_run import is_to_be_replaced, set_aside
 from autoseg.training.folds import parse_folds
-from autoseg.training.identity import check_same_run, identity, makes_room
+from autoseg.training.identity import identity, makes_room
 from autoseg.training.log import RUN_FILE, is_untrained, read_run
 from autoseg.training.probe import time_step
 from autoseg.training.recipe import length_of, planned_for, published, recipe_for, suited
@@ -128,7 +128,7 @@ class _Training:
         self.plans = read_plans(self.dataset.name, plans_name, self.workspace)
         named = {"dataset": self.dataset, "workspace": self.workspace}
         self.configuration = configure(self.plans, configuration, architecture, **named)
-        self.found = plugins.find("trainer", trainer, self.workspace.root)
+        self.found = plugins.find("trainer", trainer, self.workspace.root, data=self.dataset.folder)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
         self.settings = self._resolve(settings or {}, recipe)
         self._timed: dict[str, Setting] | None = None
@@ -152,21 +152,22 @@ class _Training:
         tell_left_out(contexts)
         share = None if self.time_budget is None else self.time_budget / len(contexts)
         with alone_in(context.folder for context in contexts):
-            runs = [(context, self._make_place(context, share)) for context in contexts]
+            runs = [(context, *self._asked(context, share)) for context in contexts]
             spread = len(self.devices) > 1 and len(contexts) > 1
             if not spread:
-                self._train_here(runs)
+                with set_aside([context.folder for context, _, replaces in runs if replaces]):
+                    self._train_here(runs)
         if spread:  # each of the processes holds its own folders
             self._spread(contexts)
         return [context.folder for context in contexts]
 
-    def _train_here(self, runs: Sequence[tuple[RunContext, Mapping[str, Setting]]]) -> None:
+    def _train_here(self, runs: Sequence[tuple[RunContext, Mapping[str, Setting], bool]]) -> None:
         """Carry out the runs one after the other."""
         if len(self.devices) > 1:
             logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
-        done = {context.fold: is_finished(context.folder) and is_validated(context.folder) for context, _ in runs}
+        done = {context.fold: is_finished(context.folder) and is_validated(context.folder) for context, *_ in runs}
         share = None if all(done.values()) else self._share(len(runs))
-        for context, settings in runs:
+        for context, settings, _ in runs:
             if done[context.fold]:
                 logger.info("fold %s is finished already: %s", context.fold, context.folder)
             else:
@@ -198,19 +199,18 @@ class _Training:
         return [self._context(fold, splits, store, previous) for fold in folds]
 
     def _spread(self, contexts: list[RunContext]) -> None:
-        """Carry out the runs in one process per device; what was to be discarded is discarded already."""
+        """Carry out the runs in one process per device."""
         if self.processes > 1:
             raise UserError("folds are spread over devices, or one fold over processes, not both", where="--device")
-        arguments = {**self.arguments, "workspace": self.workspace, "restart": False}
+        arguments = {**self.arguments, "workspace": self.workspace}
         spread_folds(train, arguments, [context.fold for context in contexts], [str(each) for each in self.devices])
 
-    def _make_place(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
-        """Make sure that what lies in the run's folder is this run, or nothing; returns the run's settings."""
-        if context.folder.exists() and (self.restart or is_untrained(context.folder)):
-            shutil.rmtree(context.folder)
-        settings = self._settings_of(context, seconds)
-        check_same_run(context.folder, identity(context, self.found.reference, settings, self.pretrained))
-        return settings
+    def _asked(self, context: RunContext, seconds: float | None) -> tuple[dict[str, Setting], bool]:
+        """Return the settings of a run, and whether it is to replace another one, which stays as it is until then."""
+        anew = self.restart or is_untrained(context.folder)
+        settings = self._settings_of(context, seconds, anew=anew)
+        asked = identity(self.trainer_class(context, settings), self.found.reference, self.pretrained)
+        return settings, is_to_be_replaced(context.folder, asked, anew=anew)
 
     @property
     def experiment_trainer(self) -> str:
@@ -238,12 +238,12 @@ class _Training:
             return self._resolve(given, recipe, recipe_for(steps))
         return resolved
 
-    def _settings_of(self, context: RunContext, seconds: float | None) -> dict[str, Setting]:
+    def _settings_of(self, context: RunContext, seconds: float | None, *, anew: bool = False) -> dict[str, Setting]:
         """Return the settings of a run of `seconds`; what it was started with stays: no timing is twice the same."""
         if seconds is None or planned_for(seconds, self.configuration.training.time_budget):
             return self.settings
         given = self.arguments["settings"] or {}, self.arguments["recipe"]
-        kept = read_run(context.folder) if (context.folder / RUN_FILE).is_file() else None
+        kept = read_run(context.folder) if not anew and (context.folder / RUN_FILE).is_file() else None
         if kept is not None and not makes_room(context.folder, kept):
             named = kept.get("settings", {})
             length = {name: entry["value"] for name, entry in named.items() if entry["origin"] == LENGTH}

@@ -40,6 +40,25 @@ def test_deterministic_runs_of_equal_time_have_fixed_steps_and_are_others(place,
     assert requests == []
 
 
+def test_a_restart_that_failed_is_asked_for_again(place, players, requests):
+    run(place, "time", "20s", deterministic=True)
+    players.fails[f"train {DATASET}/unet"] = "out of memory"
+    run(place, "time", "20s")
+    players.fails.clear()
+    requests.clear()
+    run(place, "time", "20s")  # the run by steps is still there: the failed one has put it back
+    assert [request["restart"] for request in requests] == [True]
+
+
+def test_a_restart_that_was_killed_goes_on(place, players, requests):
+    run(place, "time", "20s", deterministic=True)
+    players.dies["/unet-"] = 1
+    run(place, "time", "20s")
+    requests.clear()
+    run(place, "time", "20s")
+    assert [request["restart"] for request in requests] == [False]
+
+
 def test_runs_of_other_numbers_of_steps_are_told_by_their_mean(campaign, players, monkeypatch):
     played = players.train
     monkeypatch.setattr(players, "train", lambda request, key: {**played(request, key), "steps": 100 + request["seed"]})

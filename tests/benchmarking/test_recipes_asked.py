@@ -120,3 +120,5 @@ def test_a_trainer_that_does_nothing_for_a_network_is_no_competitor(campaign):
     assert run == {
         "plain_unet-supervised-common", "ms_dual_guided-supervised-common", "ms_dual_guided-guided_attention-common",
     }  # fmt: skip
+    skipped = done.record["skipped"][f"{DATASET}/plain_unet-guided_attention-common"]
+    assert skipped == "trainer guided_attention trains plain_unet as supervised does"

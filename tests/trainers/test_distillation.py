@@ -1,28 +1,34 @@
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
-from autoseg.trainers.distillation import attention, attention_loss
+from autoseg.trainers.distillation import attention, attention_loss, settled
 from safetensors.torch import save_file
 
 from autoseg.errors import UserError
+from autoseg.labels import Labels
 from autoseg.losses import full_resolution, soft_label_loss
 from autoseg.model_folder import MODEL_FILE, Member, Model, checksums
-from autoseg.plans import Plans
+from autoseg.plans import Configuration, Plans
 from autoseg.plugins import build_network
 from autoseg.storage import read_json, write_json
 from autoseg.training.checkpoint import load_weights
+from autoseg.training.log import write_run
+from autoseg.training.same_data import Sight, difference
 from autoseg.training.teachers import load_teachers
 
+NAME = "Dataset004_Hippocampus"
 QUICK = {"steps": 1, "mirror": False, "observed_cases": 1}
 
 
-def model_folder(folder, trainer, folds=2):
-    """Write a model folder with random networks of the plan; returns the networks."""
+def model_folder(folder, trainer, folds=2, *, plans=None, labels=None):
+    """Write a model folder with random networks of the plan, or of other plans and labels; returns the networks."""
     context = trainer.context
-    configuration = context.configuration
-    context.plans.write(folder / "plans.json")
+    plans = plans or context.plans
+    configuration = plans.configuration("3d_fullres")
+    plans.write(folder / "plans.json")
     networks = []
     for fold in range(folds):
         torch.manual_seed(fold)
@@ -33,8 +39,8 @@ def model_folder(folder, trainer, folds=2):
         trainer="supervised", folds={str(fold): f"fold_{fold}.safetensors" for fold in range(folds)}, mirror_axes=(),
     )  # fmt: skip
     model = Model(
-        dataset_name=context.dataset.name, channel_names=("MRI",), labels=trainer.labels, file_ending=".nii.gz",
-        members=(member,), checksums=checksums(folder),
+        dataset_name=context.dataset.name, channel_names=("MRI",), labels=labels or trainer.labels,
+        file_ending=".nii.gz", members=(member,), checksums=checksums(folder),
     )  # fmt: skip
     write_json(folder / MODEL_FILE, model.model_dump(mode="json"))
     return networks
@@ -63,7 +69,7 @@ def test_a_student_of_half_the_width_is_recorded_as_such_and_can_teach_in_turn(r
     spec = Plans.read(small / "plans.json").configuration("3d_fullres").network
     assert spec.features == (2, 4, 4)
     assert load_weights(small / "weights.safetensors")["encoder.stages.0.0.convs.0.conv.weight"].shape[0] == 2
-    (again,) = load_teachers(small, build("supervised").context.configuration, torch.device("cpu"))
+    (again,) = load_teachers(small, build("supervised").context)
     assert again.spec.features == (2, 4, 4)
     assert not again.training
 
@@ -96,8 +102,174 @@ def test_a_missing_teacher_and_one_of_other_data_are_told(run, build, tmp_path):
     with pytest.raises(UserError, match="train the teacher first"):
         build("distillation")
     flat = run("supervised", "2d", settings=QUICK)
-    with pytest.raises(UserError, match=r"data_identifier|dims"):
+    with pytest.raises(
+        UserError, match=r"its dims is 2, that of this run 3\n.*a teacher of the same dims, or train one"
+    ):
         build("distillation", teacher=str(flat))
+
+
+def changed(plans, *, network=None, **fields):
+    """Return plans with other fields, those of the plans themselves or of their 3d_fullres."""
+    own = {name: fields.pop(name) for name in list(fields) if name in Plans.model_fields}
+    old = plans.configurations["3d_fullres"]
+    spec = {**old.network.model_dump(), **(network or {}), "patch_size": fields.get("patch_size", old.patch_size)}
+    new = Configuration.model_validate({**old.model_dump(), **fields, "network": spec})
+    return plans.model_copy(update={"configurations": {**plans.configurations, "3d_fullres": new}, **own})
+
+
+def ct(plans, mean):
+    statistics = plans.intensities[0].model_copy(update={"mean": mean, "std": 2.0})
+    return changed(plans, normalization=("ct",), intensities=(statistics,))
+
+
+def test_a_teacher_of_other_plans_that_sees_the_same_teaches(build, tmp_path):
+    plain = build("supervised")
+    wider = changed(
+        plain.context.plans, data_identifier="large_3d_fullres", patch_size=(32, 32, 32), batch_size=4,
+        spacing=tuple(1.0001 * edge for edge in plain.context.configuration.spacing), network={"features": (6, 8, 8)},
+    )  # fmt: skip
+    networks = model_folder(tmp_path, plain, plans=wider)
+    trainer = build("distillation", teacher=str(tmp_path))
+    assert [teacher.spec.features for teacher in trainer._teachers] == [(6, 8, 8)] * len(networks)
+    batch = {name: stream.batch(0) for name, stream in trainer.build_streams().items()}
+    ((_, loss),) = trainer.training_step(batch, 0.5)
+    assert loss.isfinite()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"spacing": (2.0, 1.0, 1.0)}, r"its spacing is \(2.0, 1.0, 1.0\), that of this run \(1.0, 1.0, 1.0\)"),
+        (
+            {"transpose_forward": (2, 1, 0), "transpose_backward": (2, 1, 0)},
+            r"its transpose_forward is \(2, 1, 0\), that of this run \(0, 1, 2\)",
+        ),
+        ({"channel_names": ("CT",)}, r"its channel_names is \('CT',\), that of this run \('MRI',\)"),
+        ({"normalization": ("none",)}, r"its normalization is \('none',\), that of this run \('zscore',\)"),
+        ({"use_mask": (True,)}, r"its use_mask is \(True,\), that of this run \(False,\)"),
+        ({"network": {"in_channels": 3}}, r"its network.in_channels is 3, that of this run 1"),
+    ],
+)
+def test_a_teacher_that_sees_other_data_is_told_with_the_field(build, tmp_path, fields, told):
+    plain = build("supervised")
+    model_folder(tmp_path, plain, plans=changed(plain.context.plans, **fields))
+    with pytest.raises(UserError, match=told) as error:
+        build("distillation", teacher=str(tmp_path))
+    assert f"autoseg train {plain.context.dataset.name} 3d_fullres cv --plans tiny" in error.value.mend
+
+
+def test_statistics_count_where_the_normalisation_takes_them(build):
+    context = build("supervised").context
+    sights = [
+        Sight(ct(context.plans, mean), ct(context.plans, mean).configuration("3d_fullres"), None) for mean in (5, 6)
+    ]
+    field, *values = difference(*sights)
+    assert field.startswith("intensities.0 (mean")
+    assert [value[0] for value in values] == [5, 6]
+    other = changed(context.plans, intensities=ct(context.plans, 5).intensities)
+    assert difference(*(Sight(p, p.configuration("3d_fullres"), None) for p in (other, context.plans))) is None
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"Posterior": (1,), "Anterior": (2,)}, "its label 1 is Posterior = 1, that of this run Anterior = 1"),
+        ({"Anterior": (1,), "Posterior": (3,)}, "its label 2 is Posterior = 3, that of this run Posterior = 2"),
+    ],
+)
+def test_a_teacher_of_other_labels_is_told_though_they_are_as_many(build, tmp_path, values, told):
+    plain = build("supervised")
+    model_folder(tmp_path, plain, labels=Labels(values=values))
+    with pytest.raises(UserError, match=told):
+        build("distillation", teacher=str(tmp_path))
+
+
+def test_the_labels_of_a_run_count_too(run, build):
+    folder = run("supervised", settings=QUICK)
+    record = read_json(folder / "run.json")
+    assert record["labels"]["values"] == {"Anterior": [1], "Posterior": [2]}
+    record["labels"]["values"] = {"Anterior": [1], "Middle": [2]}
+    write_run(folder, labels=record["labels"])
+    with pytest.raises(UserError, match="its label 2 is Middle = 2, that of this run Posterior = 2"):
+        build("distillation")
+
+
+def test_a_teacher_that_does_not_take_the_patch_is_told(build, tmp_path):
+    plain = build("supervised")
+    strides = ((1, 1, 1), (4, 4, 4), (4, 4, 4))
+    deep = changed(plain.context.plans, patch_size=(32, 32, 32), network={"strides": strides})
+    model_folder(tmp_path, plain, plans=deep)
+    told = r"plain_unet for patches of \(32, 32, 32\), does not take those of this run, \(24, 32, 24\)"
+    with pytest.raises(UserError, match=told) as error:
+        build("distillation", teacher=str(tmp_path))
+    assert "plan this run for multiples of (16, 16, 16)" in error.value.mend
+
+
+@pytest.fixture
+def narrow(scratch):
+    """Return the name of plans of their own, with a smaller patch and a store that is called otherwise."""
+    plans = Plans.read(scratch.plans_file(NAME, "tiny"))
+    new = changed(plans, patch_size=(16, 16, 16), data_identifier="narrow_3d_fullres")
+    file, store = scratch.plans_file(NAME, "narrow"), scratch.store_folder(NAME, "narrow_3d_fullres")
+    old = plans.configuration("3d_fullres").data_identifier
+    shutil.copytree(scratch.store_folder(NAME, old), store)
+    new.model_copy(update={"plans_name": "narrow"}).write(file)
+    yield "narrow"
+    file.unlink()
+    shutil.rmtree(store)
+
+
+def test_a_student_with_plans_of_its_own_is_taught(run, narrow):
+    large = run("supervised", settings=QUICK)
+    with pytest.raises(UserError, match="supervised__narrow__3d_fullres: there is no finished network") as error:
+        run("distillation", settings=QUICK, plans_name=narrow)
+    assert error.value.mend.endswith(f"take that of other plans: --set teacher={large.parent}")
+    small = run("distillation", settings=QUICK | {"teacher": str(large.parent)}, plans_name=narrow)
+    assert read_json(small / "run.json")["status"] == "finished"
+
+
+def test_another_teacher_makes_it_another_run(run):
+    run("supervised", settings=QUICK)
+    student = run("distillation", settings=QUICK)
+    weights = student / "weights.safetensors"
+    before = weights.stat().st_mtime_ns
+    run("supervised", settings=QUICK, seed=1, restart=True)
+    for status in ("finished", "interrupted"):
+        write_run(student, status=status)
+        with pytest.raises(UserError, match="a run with other input files, such as teachers") as error:
+            run("distillation", settings=QUICK)
+        assert "--restart" in error.value.mend
+    assert weights.stat().st_mtime_ns == before
+    run("distillation", settings=QUICK, restart=True)
+    assert weights.stat().st_mtime_ns > before
+
+
+def test_a_run_that_recorded_no_teachers_is_taken_as_it_is(run):
+    run("supervised", settings=QUICK)
+    student = run("distillation", settings=QUICK)
+    record = read_json(student / "run.json")
+    del record["identity"]["input files"]
+    write_json(student / "run.json", record)
+    assert run("distillation", settings=QUICK) == student
+
+
+def test_a_folder_is_recorded_as_an_absolute_path_and_a_name_as_it_is(build, tmp_path, monkeypatch):
+    model_folder(tmp_path / "teachers" / "one", build("supervised"))
+    monkeypatch.chdir(tmp_path / "teachers")
+    for given in ("one", "./one", "../teachers/one", str(tmp_path / "teachers" / "one")):
+        assert build("distillation", teacher=given).teacher == str(tmp_path / "teachers" / "one")
+    assert settled("supervised") == "supervised"
+
+
+def test_a_folder_that_does_not_exist_is_told_as_such(build, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="the teacher's folder does not exist") as error:
+        build("distillation", teacher="runs/best")
+    assert Path(error.value.where) == tmp_path / "runs" / "best"
+    assert "--set teacher=FOLDER" in error.value.mend
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(UserError, match="the teacher is a file, no folder"):
+        build("distillation", teacher="./best.safetensors")
 
 
 def test_attention_by_hand():

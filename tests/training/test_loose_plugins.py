@@ -1,9 +1,12 @@
 """A user's own file beside the data, in processes started by spawn: each of them finds its code again."""
 
 import os
+import shutil
 
 import pytest
 
+from autoseg.errors import UserError
+from autoseg.storage import read_json
 from autoseg.training import train
 from autoseg.training.checkpoint import load_weights
 
@@ -80,6 +83,19 @@ def test_found_by_name_in_each_process_of_a_fold(beside):
     own = {"trainer": "greyish", "architecture": "one_layer"}
     (folder,) = train(NAME, "2d", "0", workspace=beside, device="cpu", processes=2, **own, **OPTIONS)
     assert len(workers_of(folder)) == 2
+
+
+def test_what_lies_with_the_data_is_not_run_by_its_name(scratch, tmp_path):
+    data = shutil.copytree(scratch.raw / NAME, tmp_path / "DATA" / NAME)
+    file = tmp_path / "DATA" / "trainers" / "mine.py"
+    file.parent.mkdir()
+    file.write_text(SOURCE)
+    with pytest.raises(UserError) as error:
+        train(data, "2d", "0", workspace=scratch, device="cpu", trainer="greyish", **OPTIONS)
+    assert error.value.mend == f"read this file, then give its path: --trainer {file}"
+    own = {"trainer": str(file), "settings": {"shade": 0.25, "steps": 1, "observed_cases": 0}}
+    (folder,) = train(data, "2d", "0", workspace=scratch, device="cpu", **{**OPTIONS, **own})
+    assert read_json(folder / "run.json")["method"] == f"{file}:greyish"
 
 
 def test_found_by_path_in_the_process_of_each_device(beside):

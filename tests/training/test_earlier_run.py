@@ -1,0 +1,184 @@
+"""What `--restart` discards is kept until the new run has something to go on from."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from autoseg.errors import Interrupted, UserError
+from autoseg.storage import file_hash, read_json
+from autoseg.training import TrainingFailed, train
+from autoseg.training.earlier_run import discard_earlier, is_to_be_replaced, set_aside
+
+NAME = "Dataset004_Hippocampus"
+ENDING = """
+import os, signal
+from autoseg import Trainer, register
+
+@register.trainer("ending")
+class Ending(Trainer):
+    def loss(self, logits, target):
+        assert list(self.context.folder.parent.glob(".earlier-*/fold_0/weights.safetensors"))
+        if os.environ.get("ENDS_BY") == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("ENDS_BY") == "interrupt":
+            raise KeyboardInterrupt
+        factor = float("nan") if os.environ.get("ENDS_BY") == "nan" else 1
+        return factor * super().loss(logits, target)
+"""
+CHILD = """
+import sys
+from pathlib import Path
+from autoseg.training import train
+from autoseg.workspace import Workspace
+raw, preprocessed, results, trainer = map(Path, sys.argv[1:5])
+workspace = Workspace(raw=raw, preprocessed=preprocessed, results=results, root=results.parent)
+train("Dataset004_Hippocampus", "3d_fullres", "0", plans_name="tiny", device="cpu", workers=1, workspace=workspace,
+      name="shared", trainer=str(trainer), settings={"steps": 1, "observed_cases": 0}, restart=True)
+"""
+
+
+def run(workspace, folds="0", **options):
+    options = {"name": "shared", "plans_name": "tiny", "device": "cpu", "workers": 1} | options
+    options["settings"] = {"steps": 1, "observed_cases": 0} | options.get("settings", {})
+    return train(NAME, "3d_fullres", folds, workspace=workspace, **options)
+
+
+def content(folder):
+    """Return the files of an experiment, hidden ones included, by their content."""
+    return {str(path.relative_to(folder)): file_hash(path) for path in folder.rglob("*") if path.is_file()}
+
+
+def hidden(folder):
+    return [path.name for path in folder.parent.glob(".*")]
+
+
+@pytest.fixture
+def ending(tmp_path):
+    file = tmp_path / "ending.py"
+    file.write_text(ENDING)
+    return str(file)
+
+
+def test_a_restart_that_fails_leaves_the_run_that_was_there(scratch, ending, monkeypatch, tmp_path):
+    (folder,) = run(scratch)
+    before = content(folder.parent)
+    for fault, told in (
+        ({"pretrained": tmp_path / "typo"}, "no weights found"),
+        ({"trainer": "distillation", "settings": {"teacher": "nonsense"}}, "there is no finished network"),
+        ({"trainer": "distillation", "settings": {"teacher": str(folder)}}, "there is no finished network"),  # itself
+        ({"pretrained": tmp_path / "typo", "folds": "0,1", "device": "cpu,cpu"}, "no weights found"),
+        ({"folds": "0,1", "device": "cpu,cpu", "processes": 2}, "not both"),
+        ({"time_budget": 1e-3}, "was over before training began"),
+    ):
+        with pytest.raises(UserError, match=told):
+            run(scratch, restart=True, **fault)
+        assert content(folder.parent) == before, fault
+        assert hidden(folder) == []
+    monkeypatch.setenv("ENDS_BY", "nan")
+    with pytest.raises(TrainingFailed):
+        run(scratch, restart=True, trainer=ending)
+    assert content(folder.parent) == before
+    assert hidden(folder) == []
+
+
+def test_the_earlier_run_goes_with_the_first_checkpoint(scratch, tmp_path):
+    watching = tmp_path / "watching.py"
+    watching.write_text(
+        "from autoseg import Trainer, register\n"
+        "@register.trainer('watching')\n"
+        "class Watching(Trainer):\n"
+        "    def after_step(self, progress):\n"
+        "        assert bool(list(self.context.folder.parent.glob('.earlier-*'))) == (self.step == 0)\n"
+    )
+    (folder,) = run(scratch)
+    run(scratch, restart=True, trainer=str(watching), settings={"steps": 3, "checkpoint_minutes": 0})
+    assert read_json(folder / "run.json")["steps_done"] == 3
+    assert hidden(folder) == []
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="there is no SIGKILL here")
+def test_after_a_kill_the_next_command_decides(scratch, ending, monkeypatch, caplog):
+    (folder,) = run(scratch)
+    before = content(folder.parent)
+    places = [str(place) for place in (scratch.raw, scratch.preprocessed, scratch.results)]
+    done = subprocess.run([sys.executable, "-c", CHILD, *places, ending], env={**os.environ, "ENDS_BY": "kill"})
+    assert done.returncode == -signal.SIGKILL
+    assert not (folder / "weights.safetensors").exists()
+    run(scratch)  # what was there
+    assert content(folder.parent) == before
+    assert hidden(folder) == []
+
+    monkeypatch.setenv("ENDS_BY", "interrupt")
+    with pytest.raises(KeyboardInterrupt):
+        run(scratch, restart=True, trainer=ending)
+    assert f"the run that {folder} replaces lies aside" in caplog.text
+    monkeypatch.setenv("ENDS_BY", "kill, but not in this process")
+    run(scratch, trainer=ending)  # the restart goes on
+    assert read_json(folder / "run.json")["method"] == f"{ending}:ending"
+    assert hidden(folder) == []
+    with pytest.raises(UserError, match="this folder holds a run with "):
+        run(scratch)
+
+
+def test_the_processes_of_several_devices_replace_their_runs(scratch):
+    folders = run(scratch, "0,1")
+    run(scratch, "0,1", device="cpu,cpu", restart=True, seed=1)
+    assert [read_json(folder / "run.json")["seed"] for folder in folders] == [1, 1]
+    assert hidden(folders[0]) == []
+
+
+@pytest.fixture
+def folds(tmp_path):
+    """Return three run folders of an experiment."""
+    made = [tmp_path / "experiment" / f"fold_{number}" for number in range(3)]
+    for folder in made:
+        folder.mkdir(parents=True)
+        (folder / "of").write_text("the earlier run")
+    return made
+
+
+def replace(folder, *, discards=True):
+    """Do what a run does at its first checkpoint."""
+    assert not folder.exists()
+    folder.mkdir()
+    (folder / "state.pt").touch()
+    if discards:
+        discard_earlier(folder)
+
+
+def end_by(error, folders, *, begun=(), **how):
+    with set_aside(folders):
+        for folder in begun:
+            replace(folder, **how)
+        raise error
+
+
+def test_the_folds_of_one_command_are_discarded_together(folds):
+    with pytest.raises(UserError):
+        end_by(UserError("the second fold fails"), folds[:2], begun=folds[:1])
+    assert [(folder / "of").exists() for folder in folds] == [False, False, True]
+    assert hidden(folds[0]) == []
+
+
+def test_a_fold_that_another_command_left_aside_is_not_discarded_with_others(folds):
+    with pytest.raises(Interrupted):
+        end_by(Interrupted("before anything was learnt"), folds[:2])
+    assert [folder.exists() for folder in folds] == [False, False, True]
+    assert is_to_be_replaced(folds[0], {}, anew=True)
+    with set_aside(folds[:1]):
+        replace(folds[0])
+    assert not is_to_be_replaced(folds[1], {}, anew=False)
+    assert [(folder / "of").exists() for folder in folds] == [False, True, True]
+    assert hidden(folds[0]) == []
+
+
+def test_a_kill_between_the_first_checkpoint_and_the_discarding(folds):
+    with pytest.raises(KeyboardInterrupt):
+        end_by(KeyboardInterrupt(), folds[:1], begun=folds[:1], discards=False)
+    assert len(hidden(folds[0])) == 1
+    assert not is_to_be_replaced(folds[0], {}, anew=False)
+    assert (folds[0] / "state.pt").exists()
+    assert hidden(folds[0]) == []
