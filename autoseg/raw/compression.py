@@ -10,12 +10,14 @@ from pathlib import Path
 from types import ModuleType
 
 from autoseg.errors import UserError
+from autoseg.machine import available_memory
 
 MAGIC = b"\x1f\x8b"
 BROKEN = "the gzip stream is {}: the file is incomplete or damaged"
 MEND = "copy or download the file again"
 GZIP = 31  # what zlib calls the format of gzip
 SPARE_BYTES = 2**20  # that may follow the voxels
+DENSEST = 1032  # bytes that one byte of a gzip stream can hold, by its format; a header that says more lies
 
 
 @cache
@@ -41,14 +43,18 @@ def inflate(content: bytes, path: Path, limit: int) -> bytes:
     """Return the decompressed content, of which the file says that it has at most `limit` bytes.
 
     A truncated or damaged stream, and one that holds more than a little beyond `limit`, is a UserError that names the
-    file; no more than that is ever decompressed.
+    file; no more than that is ever decompressed, and nothing of a stream that the memory cannot hold.
     """
+    if available_memory() < limit <= DENSEST * len(content):
+        raise _too_large(limit, path)
     limit = min(limit + SPARE_BYTES, 2**62)
     parts, size = [], 0
     while content.startswith(MAGIC):
         stream = _inflater()(wbits=GZIP)
         try:
             parts.append(stream.decompress(content, limit - size + 1))
+        except MemoryError:  # there is a limit that available_memory does not see
+            raise _too_large(limit, path) from None
         except Exception:  # isal has an exception class of its own
             raise UserError(BROKEN.format("not readable"), where=path, mend=MEND) from None
         size += len(parts[-1])
@@ -64,6 +70,14 @@ def inflate(content: bytes, path: Path, limit: int) -> bytes:
     if content.strip(b"\0"):
         raise UserError(BROKEN.format("followed by other data"), where=path, mend=MEND)
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _too_large(size: int, path: Path) -> UserError:
+    return UserError(
+        f"the image takes {size / 2**30:.1f} GiB of memory, more than is free",
+        where=path,
+        mend="run it where there is more memory, with fewer workers, or crop the image",
+    )
 
 
 def inflate_start(path: Path, size: int) -> bytes:

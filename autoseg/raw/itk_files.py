@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
+import sys
 import tempfile
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from autoseg.raw.palettes import has_grey_palette
 from autoseg.raw.tiff_pages import TIFFS, refuse_odd_pages
 from autoseg.raw.truncation import JPEGS, refuse_truncated
 from autoseg.regular_files import refuse_irregular
-from autoseg.storage import atomic_path, write_bytes, write_json
+from autoseg.storage import atomic_path, read_json, write_bytes, write_json
 
 VOLUMES = (".mha", ".mhd", ".nrrd", ".nhdr")
 DETACHED = (".mhd", ".nhdr")  # whose voxels may lie in a file beside
@@ -139,16 +140,20 @@ def _sidecar_spacing(path: Path) -> tuple[float, float, float]:
     refuse_irregular(file)
     if not file.is_file():
         return (1.0, 1.0, 1.0)
-    try:
-        z, y, x = (float(value) for value in json.loads(file.read_text(encoding="utf-8"))["spacing"])
-    except (ValueError, KeyError, TypeError):
-        z = y = x = 0.0
-    if not min(z, y, x) > 0:
+    content = read_json(file, editable=True)
+    written = content.get("spacing") if isinstance(content, dict) else None
+    if not (isinstance(written, list) and len(written) == 3 and all(map(_is_length, written))):
         raise UserError(
             'a TIFF stack\'s spacing is written as {"spacing": [z, y, x]} in mm', where=file, mend="correct the file"
         )
+    z, y, x = map(float, written)
     refuse_odd_spacing((z, y, x), file)
     return (z, y, x)
+
+
+def _is_length(value: Any) -> bool:
+    """Return whether a value from JSON is a positive number that a float can hold; booleans are none."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < sys.float_info.max
 
 
 def _reason(error: Exception, path: Path) -> str:

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, get_origin
 from pydantic import TypeAdapter, ValidationError
 
 from autoseg.errors import UserError
+from autoseg.regular_files import refuse_irregular
 
 LENGTH = "length of the run"  # origin of what suits the steps that a time budget leaves, or that the user asked for
 
@@ -77,9 +78,12 @@ def read_recipe(path: Path | None) -> dict[str, Any]:
     """Read a recipe: a TOML file with `name = value` lines."""
     if path is None:
         return {}
+    refuse_irregular(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except FileNotFoundError:
+        raise UserError("the recipe does not exist", where=path, mend="correct the path") from None
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"not a readable recipe: {error}", where=path, mend="write `name = value` lines") from None
 
 

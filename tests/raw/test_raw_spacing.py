@@ -78,6 +78,23 @@ def test_the_spacing_beside_a_tiff_stack_is_bounded_too(tmp_path, spacing):
         read_geometry(tmp_path / "a_0000.tif")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '{"spacing": "123"}', '{"spacing": {"1": 1, "2": 2, "3": 3}}', '{"spacing": [true, true, true]}',
+        '{"spacing": [1, 1]}', '{"spacing": [1, 1, "1"]}', "[1, 1, 1]", '{"spacing": [1, 1, 1], "spacing": [2, 2, 2]}',
+        '{"spacing": [1' + 400 * "0" + ", 1, 1]}", 50_000 * "[", "",
+    ],
+    ids=["text", "object", "true", "two", "a text", "no object", "twice", "huge", "deep", "empty"],
+)  # fmt: skip
+def test_whatever_else_stands_beside_a_tiff_stack_is_told_with_its_file(tmp_path, content):
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 4, 5), np.uint8)), str(tmp_path / "a_0000.tif"))
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(UserError, match=r"a\.json: ") as caught:
+        read_geometry(tmp_path / "a_0000.tif")
+    assert caught.value.mend
+
+
 @pytest.mark.parametrize(("spacing", "said"), [("0", "which is no grid"), ("1e-9", "1e-09 x 1e-09 x 2 mm, beyond")])
 def test_the_spacing_of_a_dicom_series_is_bounded_too(shared, tmp_path, spacing, said):
     source = shared / "data" / "dicom" / "chaos_ct3"

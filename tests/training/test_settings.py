@@ -1,3 +1,4 @@
+import os
 from typing import ClassVar, Literal
 
 import pytest
@@ -101,3 +102,23 @@ def test_a_recipe_is_toml(tmp_path):
     path.write_text("learning_rate = = 3")
     with pytest.raises(UserError, match=r"recipe\.toml"):
         read_recipe(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("a = " + 5000 * "[", "not a readable recipe"), ("steps = " + 6000 * "9", "not a readable recipe"),
+     (None, "the recipe does not exist")],
+    ids=["deep", "huge", "missing"],
+)  # fmt: skip
+def test_odd_recipes_are_told(tmp_path, content, said):
+    path = tmp_path / "recipe.toml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(UserError, match=rf"recipe\.toml: {said}"):
+        read_recipe(path)
+
+
+def test_a_pipe_is_no_recipe(tmp_path):
+    os.mkfifo(tmp_path / "recipe.toml")
+    with pytest.raises(UserError, match=r"recipe\.toml: .*pipe"):
+        read_recipe(tmp_path / "recipe.toml")
