@@ -17,8 +17,9 @@ Outputs are logits: the last one is the logarithm of the mean, at least 1e-7, wh
 supervision has one output per level, all of full resolution: the mean, then the levels below the finest one, 0.4 each
 as at the published start. Left out: layers that nothing uses (1 049 754 parameters).
 Published optimiser: Adam, learning rate 1e-4 (its recipe, used unless others are given), for 600 epochs. In short runs
-the authors' method (with trainer "tversky_bce") learns slowly: 0.81 Dice on nuclei after 450 steps, where the common
-recipe and the supervised trainer reach 0.91 (benchmarks/RESULTS.md).
+the authors' method (with trainer "tversky_bce") learns slowly: 0.81 Dice on nuclei after 450 steps and none on
+hippocampus after 500, where the common recipe and the supervised trainer reach 0.91 and 0.84, within two points of a
+U-Net (benchmarks/RESULTS.md).
 
 Parameters with one channel, two outputs, four stages from 32 channels: published 21 507 255 without unused ones, here
 the same; with six stages 121 422 849.
