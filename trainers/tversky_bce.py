@@ -5,8 +5,8 @@ description. Per sample and class, background included, T = TP / (TP + 0.3 FP + 
 so that a missed voxel costs more than one too many; the loss is 1 - mean T, plus the cross-entropy of every class
 against the rest after a sigmoid of its probability. That is what the authors have; it is flat and its minimum is not 0:
 in short runs take the usual cross-entropy, `--set bce_on=logits` (hippocampus, 500 steps of `mpu_net`, one seed: Dice
-0.775 against 0.000, and 0.842 with the default trainer). The last output counts fully, every other one 0.4, times 0.8 after
-each twentieth of the run (published: every 30 of 600 epochs). The learning rate halves after each sixth.
+0.775 against 0.000, and 0.842 with the default trainer). The last output counts fully, every other one 0.4, times 0.8
+after each twentieth of the run (published: every 30 of 600 epochs). The learning rate halves after each sixth.
 
 Deviations: ignored voxels, regions (sigmoid instead of softmax) and classes that a case was not annotated for are left
 out, which the authors do not have. Optimiser and rate are the plan's or the architecture's.
