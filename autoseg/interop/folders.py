@@ -11,6 +11,17 @@ from pathlib import Path
 from autoseg.errors import UserError
 
 
+def refuse_model_folder(output: Path, model_folder: Path) -> None:
+    """Raise UserError if `output` is the model folder or lies in it: a model folder holds a model and nothing else."""
+    place = output.resolve()
+    if any(folder.exists() and folder.samefile(model_folder) for folder in (place, *place.parents)):
+        raise UserError(
+            f"the output folder is the model folder {model_folder}, or lies in it",
+            where=output,
+            mend="choose an output folder beside the model folder",
+        )
+
+
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
     """Yield an empty folder beside `target` that takes its name when the block ends well, and vanishes otherwise.

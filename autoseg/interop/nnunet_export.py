@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 from collections.abc import Mapping
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from autoseg.errors import UserError
-from autoseg.interop.folders import new_folders
+from autoseg.interop.folders import new_folders, refuse_model_folder
 from autoseg.interop.names import NAME, checked_name
 from autoseg.interop.nnunet_plans import ARCHITECTURES, BLOCKS, DEFAULTS, LAYERS, ORDERS, PREPROCESSOR, RESAMPLING
 from autoseg.interop.nnunet_plans import SCHEMES as SCHEMES_HERE
@@ -21,7 +22,7 @@ from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans, r
 from autoseg.network_room import check_patch
 from autoseg.plans import Configuration, Plans
 from autoseg.plugins import build_network, load_installed
-from autoseg.storage import write_json
+from autoseg.storage import write_bytes, write_json
 from autoseg.workspace import DATASET_NAME
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,7 @@ def export_nnunet(model_folder: Path | str, output: Path | str) -> list[Path]:
     """
     folder, output = Path(model_folder), Path(output)
     model = read_model(folder)
+    refuse_model_folder(output, folder)
     for member in model.members:
         _check_member(member, folder)
     name = _dataset_name(model.dataset_name)
@@ -111,7 +113,9 @@ def _write_member(
             "trainer_name": TRAINER,
             "inference_allowed_mirroring_axes": tuple(member.mirror_axes) or None,  # () fails there
         }
-        torch.save(content, target / f"fold_{fold}" / "checkpoint_final.pth")
+        buffer = io.BytesIO()  # torch tells of a full disk as a defect of its own
+        torch.save(content, buffer)
+        write_bytes(target / f"fold_{fold}" / "checkpoint_final.pth", buffer.getvalue())
 
 
 def _plans(

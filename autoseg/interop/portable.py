@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,10 @@ import autoseg
 from autoseg.errors import UserError
 from autoseg.inference.members import LoadedMember, load_members
 from autoseg.interop import runner
-from autoseg.interop.folders import new_folder
+from autoseg.interop.folders import new_folder, refuse_model_folder
 from autoseg.interop.names import checked_name
 from autoseg.model_folder import MODEL_FILE, Model, checksums, read_model
-from autoseg.storage import write_json
+from autoseg.storage import WRITE_MENDS, write_bytes, write_json
 
 log = logging.getLogger(__name__)
 
@@ -67,16 +66,16 @@ def export(
         raise UserError(f"export to {format} needs {', '.join(missing)}", mend="pip install 'autoseg-engine[export]'")
     folder, output = Path(model_folder), Path(output)
     model = read_model(folder)
+    refuse_model_folder(output, folder)
     _check_ending(model, folder)
     for name in (part for member in model.members for part in (member.name, *member.folds)):
         checked_name(name, "members", folder / MODEL_FILE)
     members = load_members(folder, model, device=torch.device("cpu"), folds=folds, trust_plugins=trust_plugins)
     with new_folder(output) as new:
         described = [_write_member(new, member, format) for member in members]
-        shutil.copyfile(runner.__file__, new / RUNNER)
-        write_json(
-            new / PIPELINE, {**describe_pipeline(model, format), "members": described, "checksums": checksums(new)}
-        )
+        write_bytes(new / RUNNER, Path(runner.__file__).read_bytes())
+        pipeline = {**describe_pipeline(model, format), "members": described, "checksums": checksums(new)}
+        write_json(new / PIPELINE, pipeline, sealed=True)
     return output
 
 
@@ -145,13 +144,24 @@ def write_onnx(network: nn.Module, example: torch.Tensor, path: Path) -> None:
             free = ({0: torch.export.Dim("batch")},)
             torch.onnx.export(network, (example,), path, dynamic_shapes=free, **arguments)
         except Exception as error:  # torch raises many kinds
+            _refuse_disk(error, path)
             log.info("not with a free batch size (%s); with one image at a time", type(error).__name__)
             try:
                 torch.onnx.export(network, (example[:1],), path, **arguments)
             except Exception as again:
+                _refuse_disk(again, path)
                 raise UserError(
                     f"the network {type(network).__name__} cannot be written as ONNX: {str(again)[:300]}"
                 ) from again
+
+
+def _refuse_disk(error: BaseException | None, path: Path) -> None:
+    """Raise UserError if `error`, or what it was raised from, is of a disk that is full or may not be written to."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in WRITE_MENDS:
+            what, where = f"the file cannot be written ({error.strerror})", error.filename or path
+            raise UserError(what, where=where, mend=WRITE_MENDS[error.errno]) from error
+        error = error.__cause__
 
 
 def _to_openvino(stem: Path) -> None:
@@ -159,7 +169,11 @@ def _to_openvino(stem: Path) -> None:
     import openvino
 
     path = stem.with_suffix(".onnx")
-    openvino.save_model(openvino.convert_model(path), stem.with_suffix(".xml"), compress_to_fp16=False)
+    try:
+        openvino.save_model(openvino.convert_model(path), stem.with_suffix(".xml"), compress_to_fp16=False)
+    except RuntimeError:  # of a full disk it says no more; then as many bytes cannot be written here either
+        write_bytes(stem.with_suffix(".bin"), path.read_bytes())
+        raise
     for file in (path, path.with_name(path.name + ".data")):
         file.unlink(missing_ok=True)
 

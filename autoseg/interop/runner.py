@@ -3,9 +3,12 @@
 Needs numpy, scipy, nibabel, and onnxruntime or openvino; for PNG and TIFF pictures also Pillow. Neither torch nor
 autoseg. Every number it uses stands in pipeline.json beside it. Arrays are (Z, Y, X), channels first.
 IMAGES holds CASE_0000.nii.gz, CASE_0001.nii.gz, ... (one file per channel).
+A case that cannot be segmented is listed at the end, the others go on. Exit code 1: some cases failed; 2: all of them,
+or a file of this folder is not as it was written.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import math
@@ -15,27 +18,101 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+PIPELINE = "pipeline.json"
+SEAL, SEAL_KIND = "autoseg_checksum", "autoseg-sha256:"  # as autoseg/storage.py seals JSON files
+DONE, SOME_FAILED, WRONG_USE = 0, 1, 2
+AGAIN = "copy the whole folder again, or export the model anew"
+
+
+class Refused(Exception):
+    """Something that would give wrong answers: what is wrong, where, and how to mend it."""
+
+    def __init__(self, what, where, mend):
+        super().__init__(f"{where}: {what}\nTo mend it: {mend}")
+
 
 def main():
-    """Segment every case of a folder."""
+    """Segment every case of a folder; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--no-mirroring", action="store_true", help="faster, slightly worse")
     arguments = parser.parse_args()
+    try:
+        return segment_folder(arguments.images, arguments.output, mirroring=not arguments.no_mirroring)
+    except Refused as refusal:
+        sys.stderr.write(f"error: {refusal}\n")
+        return WRONG_USE
+
+
+def segment_folder(images, output, *, mirroring):
+    """Segment every case of a folder, list those that failed, and return the exit code."""
     folder = Path(__file__).resolve().parent
-    model = json.loads((folder / "pipeline.json").read_text(encoding="utf-8"))
-    networks = load_networks(folder, model)
+    model = read_pipeline(folder)
     ending = model["file_ending"]
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    for first in sorted(arguments.images.glob(f"*_0000{ending}")):
-        case = first.name[: -len(f"_0000{ending}")]
-        several = [arguments.images / f"{case}_{channel:04d}{ending}" for channel in range(len(model["channels"]))]
-        files = several if all(file.exists() for file in several) else [first]
-        image, spacing, write = read(files, model["orientation"])
-        label = predict(model, networks, image, spacing, mirroring=not arguments.no_mirroring)[0]
-        write(arguments.output / f"{case}{ending}", label)
-        sys.stdout.write(f"{case}\n")
+    cases = [file.name[: -len(f"_0000{ending}")] for file in sorted(images.glob(f"*_0000{ending}"))]
+    if not cases:
+        raise Refused("there is no image", images / f"*_0000{ending}", "correct the folder, or rename the images")
+    networks = load_networks(folder, model)
+    output.mkdir(parents=True, exist_ok=True)
+    failures = []
+    for case in cases:
+        try:
+            image, spacing, write = read_case(model, images, case)
+            write(output / f"{case}{ending}", predict(model, networks, image, spacing, mirroring=mirroring)[0])
+        except Exception as error:  # whatever it is, it must not cost the other cases
+            reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
+            failures.append(f"  case {case}: {reason}\n")
+        else:
+            sys.stdout.write(f"{case}\n")
+    if not failures:
+        return DONE
+    others = "the others are complete" if len(failures) < len(cases) else "there is no other case"
+    sys.stderr.write(f"error: {len(failures)} case(s) failed; {others}:\n{''.join(failures)}")
+    return SOME_FAILED if len(failures) < len(cases) else WRONG_USE
+
+
+def read_pipeline(folder):
+    """Return pipeline.json after comparing it, and every file that it lists, with the checksums."""
+    path = folder / PIPELINE
+    try:
+        model = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise Refused(f"the file cannot be read ({error})", path, AGAIN) from None
+    if not isinstance(model, dict) or not unseal(model):
+        purpose = f"if you changed it on purpose, delete its line {SEAL!r}; if not, {AGAIN}"
+        raise Refused("the content does not match its checksum", path, purpose)
+    listed = model.get("checksums", {})
+    for name, digest in listed.items():
+        if not (folder / name).is_file():
+            raise Refused("the file is missing", folder / name, AGAIN)
+        if file_hash(folder / name) != digest:
+            raise Refused("the content does not match its checksum", folder / name, AGAIN)
+    for name in (name for member in model["members"] for name in member["networks"]):
+        if name not in listed:
+            raise Refused(f"the file has no checksum in {PIPELINE}", folder / name, AGAIN)
+    return model
+
+
+def unseal(content):
+    """Take the checksum off the content of a JSON file, and tell whether it is right; it is if there is none.
+
+    It is known by its name or by its value: one flipped bit does not hide both.
+    """
+    seals = {k: v for k, v in content.items() if k == SEAL or (isinstance(v, str) and v.startswith(SEAL_KIND))}
+    for name in seals:
+        del content[name]
+    text = json.dumps([content], sort_keys=True, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    return not seals or seals == {SEAL: SEAL_KIND + hashlib.sha256(text).hexdigest()}
+
+
+def file_hash(path):
+    """Return the SHA-256 hex digest of a file, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        for block in iter(lambda: file.read(2**20), b""):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def load_networks(folder, model):
@@ -102,6 +179,8 @@ def predict_member(member, networks, image, inside, spacing, stages, mirroring):
     logits = 0
     for file in member["networks"]:
         logits = logits + slide(networks[file], resampled, member, mirroring) / len(member["networks"])
+    if not np.isfinite(logits).all():  # of such numbers argmax would make background
+        raise Refused("the network's output is not finite", member["name"], "look for huge values in the image")
     size = data.shape[1:]
     logits = np.stack([resample(output, size, target, spacing, 1) for output in logits])
     return logits.transpose(0, *(axis + 1 for axis in np.argsort(axes)))
@@ -254,6 +333,25 @@ def keep_largest(label, values):
     return label
 
 
+def read_case(model, folder, case):
+    """Return what `read` does of a case, with as many channels as the model takes, every voxel finite."""
+    channels, ending = len(model["channels"]), model["file_ending"]
+    files = [folder / f"{case}_{channel:04d}{ending}" for channel in range(channels)]
+    files = files if all(file.exists() for file in files) else files[:1]
+    image, spacing, write = read(files, model["orientation"])
+    if len(image) != channels:
+        raise Refused(f"there are {len(image)} channel(s), not {channels}", files[0], "add the files of the others")
+    for channel, volume in enumerate(image):
+        nan, infinite = int(np.isnan(volume).sum()), int(np.isinf(volume).sum())
+        if nan or infinite:
+            raise Refused(
+                f"channel {channel} has {nan} NaN and {infinite} infinite voxel(s)",
+                files[channel] if len(files) == channels else files[0],
+                "replace them, for example by the value of the background",
+            )
+    return image, spacing, write
+
+
 def read(files, orientation):
     """Return image (C, Z, Y, X), spacing (z, y, x) in mm, and a function that writes a label map on the same grid."""
     if not files[0].name.endswith((".nii", ".nii.gz")):
@@ -292,4 +390,4 @@ def read_pictures(files):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

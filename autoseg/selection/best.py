@@ -10,7 +10,7 @@ from typing import Any
 
 import autoseg
 from autoseg.errors import UserError
-from autoseg.model_folder import MODEL_FILE, Model
+from autoseg.model_folder import MODEL_FILE, Model, read_model
 from autoseg.raw import Dataset, open_dataset, place_of
 from autoseg.selection.candidates import Candidate, best_of, display_names, fair_field, pairs_to_try
 from autoseg.selection.components import ComponentTable
@@ -19,7 +19,7 @@ from autoseg.selection.postprocessing import Postprocessing, determine_postproce
 from autoseg.selection.references import Reference, references_of, tables_from_files
 from autoseg.selection.runs import Experiment, find_experiments
 from autoseg.selection.writing import MemberSource, write_model
-from autoseg.storage import content_hash, file_stamp, read_json
+from autoseg.storage import content_hash, file_stamp
 from autoseg.workspace import Workspace
 
 FEWEST_CASES = 5  # validation cases from which post-processing is chosen: fewer show nothing about new ones
@@ -42,7 +42,7 @@ def find_best(
 
     Works with whatever folds are finished. The score is the foreground mean Dice over the validation cases common to
     all candidates; ties go to the earlier candidate (singles before ensembles). With nothing changed since the last
-    call, this is a no-op unless `restart`.
+    call, this is a no-op unless `restart`; a damaged model folder is written anew.
 
     Raises: UserError if no run is finished.
     """
@@ -206,5 +206,11 @@ def _inputs_hash(
 
 
 def _is_current(folder: Path, inputs: str) -> bool:
-    file = folder / MODEL_FILE
-    return file.is_file() and read_json(file).get("selection", {}).get("inputs") == inputs
+    """Return whether the model was made of these inputs, and every file of it is as it was written; says if not."""
+    if not (folder / MODEL_FILE).is_file():
+        return False
+    try:
+        return read_model(folder).selection.get("inputs") == inputs
+    except UserError as error:
+        log.warning("the model is written anew: %s: %s", error.where, error.what)
+        return False

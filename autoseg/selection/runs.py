@@ -11,7 +11,8 @@ from typing import Any
 from autoseg.errors import UserError
 from autoseg.plans import Plans
 from autoseg.storage import file_hash, read_json
-from autoseg.training.log import check_weights, is_trained
+from autoseg.training.log import check_weights, is_trained, read_run
+from autoseg.training.repeating import mend_by_training
 from autoseg.workspace import Workspace
 
 CONFIGURATION_ORDER = ("2d", "3d_fullres", "3d_lowres", "3d_cascade_fullres")
@@ -39,7 +40,17 @@ class Run:
 
     def check_weights(self, copy: Path | None = None) -> None:
         """Raise UserError if the weights, or what was copied of them, are not those that training wrote."""
-        check_weights(self.weights, self.record, copy)
+        try:
+            check_weights(self.weights, self.record, copy)
+        except UserError as error:
+            raise UserError(error.what, where=error.where, mend=_mend(self.folder, self.record)) from None
+
+    def read_plans(self) -> Plans:
+        """Return the plans as the run used them; a UserError for damaged ones names the command that mends them."""
+        try:
+            return Plans.read(self.folder / PLANS_FILE, editable=False)
+        except UserError as error:
+            raise UserError(error.what, where=error.where, mend=_mend(self.folder, self.record)) from None
 
     @property
     def mirror_axes(self) -> tuple[int, ...]:
@@ -62,9 +73,11 @@ class Run:
         noted = self.label_maps.get(path.name)
         if noted is not None and (not path.is_file() or file_hash(path) != noted):
             raise UserError(
-                "missing, or not as validation wrote it", where=path,
-                mend="call the same train command again: it validates the fold anew",
-            )  # fmt: skip
+                "missing, or not as validation wrote it",
+                where=path,
+                mend=f"call the same train command again, which validates the fold anew; "
+                f"{_mend(self.folder, self.record)}",
+            )
         return path
 
 
@@ -107,9 +120,7 @@ class Experiment:
     @cached_property
     def plans(self) -> Plans:
         """Return the plans as the runs used them; folds with different networks are a UserError."""
-        all_plans = {
-            fold: Plans.read(run.folder / PLANS_FILE, editable=False) for fold, run in self.chosen_runs.items()
-        }
+        all_plans = {fold: run.read_plans() for fold, run in self.chosen_runs.items()}
         first = next(iter(all_plans.values()))
         for fold, plans in all_plans.items():
             if _network(plans, self.configuration) != _network(first, self.configuration):
@@ -141,7 +152,7 @@ def find_experiments(
     groups: dict[tuple[str, str, str], dict[str, Run]] = {}
     notes = []
     for file in sorted(folder.glob(f"*__*__*/fold_*/{RUN_FILE}")):
-        record = read_json(file)
+        record = read_run(file.parent)
         key = _key(record, file)
         if configurations is not None and key[2] not in configurations:
             continue
@@ -156,10 +167,11 @@ def find_experiments(
     return sorted(experiments, key=lambda experiment: experiment.order), notes
 
 
-def _key(record: Any, file: Path) -> tuple[str, str, str]:
+def _key(record: dict[str, Any], file: Path) -> tuple[str, str, str]:
     fields = ("plans_name", "configuration", "fold")
-    if not isinstance(record, dict) or any(field not in record for field in fields):
-        raise UserError(f"the fields {', '.join(fields)} are needed", where=file, mend="train this fold anew")
+    if any(field not in record for field in fields):
+        mend = mend_by_training(file.parent, restart=True)
+        raise UserError(f"the fields {', '.join(fields)} are needed", where=file, mend=mend)
     plans_name, configuration = str(record["plans_name"]), str(record["configuration"])
     return file.parent.parent.name.removesuffix(f"__{plans_name}__{configuration}"), plans_name, configuration
 
@@ -171,12 +183,22 @@ def _read_run(folder: Path, record: dict[str, Any]) -> tuple[Run | None, str]:
         return None, "its time was over before the first step; call the same train command again, with more time"
     for name in (WEIGHTS_FILE, PLANS_FILE):
         if not (folder / name).is_file():
-            return None, f"{name} is missing"
+            return None, f"{name} is missing; to mend it, {_mend(folder, record)}"
     summary_file = folder / VALIDATION_FOLDER / "summary.json"
     if not summary_file.is_file():
         return None, "its validation cases were not scored"
-    summary = read_json(summary_file)
+    try:
+        summary = read_json(summary_file)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, mend=_mend(folder, record)) from None
     return Run(folder, str(record["fold"]), record, summary["cases"], summary.get("label_maps", {})), ""
+
+
+def _mend(folder: Path, record: Mapping[str, Any]) -> str:
+    """Return how a damaged run is mended: from its checkpoint, or by training anew where that is damaged, too."""
+    from autoseg.training.checkpoint import is_sound_state  # it takes torch, and only a damaged run needs it
+
+    return mend_by_training(folder, record, restart=not is_sound_state(folder))
 
 
 def _network(plans: Plans, configuration: str) -> tuple[Any, ...]:

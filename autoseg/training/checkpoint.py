@@ -67,9 +67,8 @@ def save_state(folder: Path, state: State) -> None:
 def load_state(folder: Path, state: State) -> None:
     """Put the checkpoint of `folder` into `state`; a damaged file is a UserError that names it."""
     path = folder / STATE_FILE
-    content = path.read_bytes()
-    body = content[len(_MAGIC) + 32 :]
-    if not content.startswith(_MAGIC) or hashlib.sha256(body).digest() != content[len(_MAGIC) : len(_MAGIC) + 32]:
+    body = _checked(path.read_bytes())
+    if body is None:
         raise UserError("the checkpoint is damaged", where=path, mend="start this run anew with --restart")
     try:
         loaded = torch.load(io.BytesIO(body), map_location="cpu", weights_only=True)
@@ -99,6 +98,19 @@ def load_state(folder: Path, state: State) -> None:
     for name, value in loaded["progress"].items():
         setattr(state.progress, name, value)
     state.extra.update(loaded["extra"])
+
+
+def is_sound_state(folder: Path) -> bool:
+    """Return whether `folder` holds a checkpoint as it was written."""
+    path = folder / STATE_FILE
+    return path.is_file() and _checked(path.read_bytes()) is not None
+
+
+def _checked(content: bytes) -> bytes | None:
+    """Return what lies behind the checksum of a checkpoint, None where that is not what was written."""
+    body = content[len(_MAGIC) + 32 :]
+    sound = content.startswith(_MAGIC) and hashlib.sha256(body).digest() == content[len(_MAGIC) : len(_MAGIC) + 32]
+    return body if sound else None
 
 
 def save_weights(folder: Path, module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 from autoseg.errors import UserError
 from autoseg.storage import file_hash, read_json, write_json, write_text
+from autoseg.training.repeating import mend_by_training
 
 LOG_FILE = "log.jsonl"
 RUN_FILE = "run.json"
@@ -83,8 +84,15 @@ def is_untrained(folder: Path) -> bool:
 
 
 def read_run(folder: Path) -> dict[str, Any]:
-    """Return run.json of a run folder."""
-    return read_json(folder / RUN_FILE)
+    """Return run.json of a run folder; a UserError for a damaged one names the command that trains the run anew."""
+    path = folder / RUN_FILE
+    try:
+        record = read_json(path)
+        if not isinstance(record, dict):
+            raise UserError("it does not hold the fields of a run", where=path)
+    except UserError as error:
+        raise UserError(error.what, where=error.where, mend=mend_by_training(folder, restart=True)) from None
+    return record
 
 
 def check_weights(path: Path, record: Mapping[str, Any], copy: Path | None = None) -> None:
@@ -98,5 +106,6 @@ def check_weights(path: Path, record: Mapping[str, Any], copy: Path | None = Non
         raise UserError(
             f"the weights do not match the {WEIGHTS_DIGEST} of {RUN_FILE}, so the file was damaged or changed",
             where=path,
-            mend="train this fold again: the same train command with --restart",
+            mend="repeat the train command of this run, which restores them from its checkpoint; use --restart only "
+            "where it asks for that",
         )

@@ -13,6 +13,7 @@ from autoseg.inference import predict_preprocessed
 from autoseg.labels import Labels
 from autoseg.training.checkpoint import Progress, unwrapped
 from autoseg.training.clock import Clock
+from autoseg.training.divergence import told_as_divergence
 from autoseg.training.log import RunLog
 from autoseg.training.trainer import Trainer
 from autoseg.watching import watched
@@ -47,7 +48,7 @@ class Observer:
         foreground = 0
         for case in self.cases:
             with watched(f"observed case {case}"):
-                scores[case], predicted = self._score(case)
+                scores[case], predicted = self._score(case, state.step)
             foreground += predicted
         values = np.array([v for score in scores.values() for v in score.values() if v is not None], dtype=float)
         mean = mean_of_defined(values) if values.size else None
@@ -62,15 +63,17 @@ class Observer:
             mean_dice=mean, ema_dice=state.ema_dice, seconds=round(self._seconds, 3),
         )  # fmt: skip
 
-    def _score(self, case: str) -> tuple[dict[str, float | None], int]:
+    def _score(self, case: str, step: int) -> tuple[dict[str, float | None], int]:
         context, labels = self.trainer.context, self.trainer.labels
         stored = context.store.read(case)
         previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
         network = unwrapped(self.trainer.inference_module())
-        logits = predict_preprocessed(
-            [network], torch.from_numpy(stored.image()), context.configuration, device=self.device,
-            step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,
-        )  # fmt: skip
+        image = torch.from_numpy(stored.image())
+        with told_as_divergence(self.trainer, case, image, step):
+            logits = predict_preprocessed(
+                [network], image, context.configuration, device=self.device,
+                step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,
+            )  # fmt: skip
         predicted = decide(logits.cpu(), labels)
         reference = stored.label().clip(min=0)
         histogram = joint_histogram(predicted, reference, size=histogram_size(labels))

@@ -17,14 +17,14 @@ import autoseg
 from autoseg import plugins
 from autoseg.devices import choose_precision, is_out_of_memory
 from autoseg.errors import Interrupted, UserError
-from autoseg.storage import remove_leftovers, write_text
+from autoseg.storage import file_hash, remove_leftovers, write_text
 from autoseg.store import CaseStore
-from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state
+from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE, Progress, State, load_state, save_weights
 from autoseg.training.clock import Clock, work_clock
 from autoseg.training.context import RunContext
 from autoseg.training.health import memory_is_full
 from autoseg.training.identity import identity
-from autoseg.training.log import RunLog, is_trained, read_run, write_run
+from autoseg.training.log import WEIGHTS_DIGEST, RunLog, is_trained, read_run, write_run
 from autoseg.training.loop import Fit, fit, restore_scaler
 from autoseg.training.observing import Observer
 from autoseg.training.pretrained import load_pretrained, table_text
@@ -126,6 +126,8 @@ def _carry_out(
         try:
             if not progress.finished:
                 _train(trainer, fabric, state, log, stop, options, started)
+            elif context.rank == 0:
+                _restore_weights(trainer)
             if context.rank == 0:
                 with stop.at_once():
                     trainer.finish()
@@ -184,6 +186,14 @@ def _train(
     run.save()
 
 
+def _restore_weights(trainer: Trainer) -> None:
+    """Write the weights of a checkpoint of the last step again where they are missing or not as they were written."""
+    folder = trainer.context.folder
+    weights, digest = folder / WEIGHTS_FILE, read_run(folder).get(WEIGHTS_DIGEST)
+    if not weights.is_file() or (digest is not None and file_hash(weights) != digest):
+        write_run(folder, **{WEIGHTS_DIGEST: save_weights(folder, trainer.inference_module())})
+
+
 def _budget(progress: Progress, seconds: float, spent: float) -> float:
     """Return the training seconds of the whole run; a resumed one keeps its own, so that its schedule goes on.
 
@@ -214,7 +224,8 @@ def _finish(trainer: Trainer, fabric: lightning_fabric.Fabric, progress: Progres
     result: dict[str, Any] = {}
     before, cpu_before = time.monotonic(), time.process_time()
     if trainer.needs_labels and context.validation_cases:
-        summary = validate(trainer, fabric.device, step_size=read_run(context.folder).get("validation_step_size", 0.5))
+        step_size = read_run(context.folder).get("validation_step_size", 0.5)
+        summary = validate(trainer, fabric.device, step_size=step_size, step=progress.step)
         result = {"foreground_dice": mean_dice(summary), **summary["foreground_mean"],
                   "failed": sorted(summary.get("failed", {}))}  # fmt: skip
     validated, cpu_validated = time.monotonic() - before, time.process_time() - cpu_before

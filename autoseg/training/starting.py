@@ -24,6 +24,7 @@ from autoseg.training.asked import (
     read_plans,
 )
 from autoseg.training.cascade import ensure_previous_stage
+from autoseg.training.completeness import is_complete
 from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.earlier_run import is_to_be_replaced, set_aside
 from autoseg.training.folds import parse_folds
@@ -31,12 +32,11 @@ from autoseg.training.identity import identity, makes_room
 from autoseg.training.log import RUN_FILE, is_untrained, read_run
 from autoseg.training.probe import time_step
 from autoseg.training.recipe import length_of, planned_for, published, recipe_for, suited
-from autoseg.training.run import RunOptions, carry_out, is_finished
+from autoseg.training.run import RunOptions, carry_out
 from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
 from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
-from autoseg.training.validation import is_validated
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
 
@@ -165,7 +165,7 @@ class _Training:
         """Carry out the runs one after the other."""
         if len(self.devices) > 1:
             logger.warning("one run takes one device: %s; --processes trains one fold on several", self.device)
-        done = {context.fold: is_finished(context.folder) and is_validated(context.folder) for context, *_ in runs}
+        done = {context.fold: is_complete(context.folder) for context, *_ in runs}
         share = None if all(done.values()) else self._share(len(runs))
         for context, settings, _ in runs:
             if done[context.fold]:

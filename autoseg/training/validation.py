@@ -18,6 +18,8 @@ from autoseg.raw import read_label, write_label
 from autoseg.storage import file_hash, read_json
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.context import RunContext
+from autoseg.training.divergence import told_as_divergence
+from autoseg.training.health import TrainingFailed
 from autoseg.training.log import read_run
 from autoseg.training.trainer import Trainer
 from autoseg.watching import watched
@@ -28,22 +30,31 @@ SUMMARY = "summary.json"
 log = logging.getLogger(__name__)
 
 
-def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5) -> dict[str, Any]:
-    """Predict, write and score every validation case that has a label; returns the summary and writes it."""
+def validate(trainer: Trainer, device: torch.device, *, step_size: float = 0.5, step: int = 0) -> dict[str, Any]:
+    """Predict, write and score every validation case that has a label; returns the summary and writes it.
+
+    `step` is how many steps were made. Raises TrainingFailed where the network's output is finite for no case.
+    """
     context = trainer.context
     network = unwrapped(trainer.inference_module())
     cases = labelled_cases(context)
     scores: dict[str, Any] = {}
     written: dict[str, str] = {}
     failures = []
+    divergence: TrainingFailed | None = None
     for case in tqdm(cases, desc=f"fold {context.fold}: validation", unit="case", leave=False, disable=None):
         try:
             with watched(f"validation, case {case}"):
-                scores[case] = _validate_case(case, trainer, network, device, step_size)
+                scores[case] = _validate_case(case, trainer, network, device, step_size, step)
             file = validated_file(context.folder, case, context.dataset.file_ending)
             written[file.name] = file_hash(file)
         except UserError as error:
             failures.append(CaseError(case, "validation", str(error)))
+        except TrainingFailed as error:  # reduced precision may overflow for one case alone
+            failures.append(CaseError(case, "validation", str(error)))
+            divergence = divergence or error
+    if divergence is not None and not scores:
+        raise divergence
     summary = summarize(scores) | {"label_maps": written}
     if failures:
         summary["failed"] = {failure.case: failure.reason for failure in failures}
@@ -83,25 +94,29 @@ def labelled_cases(context: RunContext) -> list[str]:
 
 
 def _validate_case(
-    case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float
+    case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float, step: int
 ) -> dict[str, Any]:
     context = trainer.context
-    predicted = _label_map(case, trainer, network, device, step_size)
+    predicted = _label_map(case, trainer, network, device, step_size, step)
     _, geometry = read_label(context.case(case).label)
     write_label(validated_file(context.folder, case, context.dataset.file_ending),
                 context.dataset.labels.to_raw(predicted), geometry)  # fmt: skip
     return score(case, predicted, context)
 
 
-def _label_map(case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float) -> np.ndarray:
+def _label_map(
+    case: str, trainer: Trainer, network: nn.Module, device: torch.device, step_size: float, step: int
+) -> np.ndarray:
     """Return the predicted internal label map (Z, Y, X) on the original grid."""
     context = trainer.context
     stored = context.store.read(case)
     previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
-    logits = predict_preprocessed(
-        [network], torch.from_numpy(stored.image()), context.configuration, mirror_axes=trainer.mirror_axes(),
-        device=device, step_size=step_size, precision=trainer.precision, previous_label=previous,
-    )  # fmt: skip
+    image = torch.from_numpy(stored.image())
+    with told_as_divergence(trainer, case, image, step):
+        logits = predict_preprocessed(
+            [network], image, context.configuration, mirror_axes=trainer.mirror_axes(),
+            device=device, step_size=step_size, precision=trainer.precision, previous_label=previous,
+        )  # fmt: skip
     return logits_to_label_map(logits, stored.properties, context.plans, context.configuration, trainer.labels)
 
 

@@ -9,12 +9,14 @@ from bad_data import BAD, sound
 from damage import damage
 from model_factory import make_plans, write_model
 
+from autoseg.cli.running import run
 from autoseg.errors import UserError
 from autoseg.fingerprinting import FINGERPRINT_FILE, Fingerprint, fingerprint
 from autoseg.inference import Predictor
 from autoseg.inference.records import RECORD_FILE, Inputs, Record
 from autoseg.preprocessing import preprocess
 from autoseg.raw import open_dataset
+from autoseg.storage import read_json
 from autoseg.store import CaseStore
 from autoseg.workspace import Workspace
 
@@ -116,6 +118,95 @@ def test_a_damaged_record_of_predictions_is_made_anew(flips, tmp_path):
         file.write_bytes(damage(content, seed, flips=flips))
         same = flips and _values(file) == json.loads(content)
         assert Record(tmp_path, "model").is_finished("a", [tmp_path / BAD]) == same
+
+
+HIPPOCAMPUS = "Dataset004_Hippocampus"
+TRAIN = ["train", HIPPOCAMPUS, "3d_fullres", "0", "--plans", "tiny", "--set", "steps=2"]
+
+
+def flipped(content):
+    return content[:-3] + bytes([content[-3] ^ 1, content[-2] ^ 1]) + content[-1:]
+
+
+def cut(content):
+    return content[:99]
+
+
+@pytest.fixture
+def trained(place, capsys):
+    """A finished run, and what calls a command in its workspace: it returns the exit code and what was said."""
+
+    def call(*words):
+        code = run([*words, "--device", "cpu", "--workers", "1", "--workspace", str(place)])
+        return code, capsys.readouterr().err
+
+    assert call(*TRAIN)[0] == 0
+    return place / "results" / HIPPOCAMPUS / "supervised__tiny__3d_fullres" / "fold_0", call
+
+
+@pytest.mark.parametrize(
+    ("name", "change"), [("weights.safetensors", flipped), ("weights.safetensors", None), ("plans.json", cut)]
+)
+def test_a_damaged_file_of_a_finished_run_is_restored_from_its_checkpoint(name, change, trained):
+    folder, call = trained
+    files = {path: path.read_bytes() for path in (folder / name, folder / "state.pt")}
+    damaged = folder / name
+    if change is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(change(files[damaged]))
+        code, said = call("find-best", HIPPOCAMPUS)
+        assert code == 2
+        assert f"error: {damaged}: " in said
+        assert said.endswith(f"To mend it: run: autoseg {' '.join(TRAIN)}\n")
+    code, said = call(*TRAIN)
+    assert code == 0
+    assert "finished already" not in said
+    if change is not None:
+        assert said.count(f"warning: {damaged}: ") == 1
+        assert "the run goes on from its checkpoint, which writes it anew" in said
+    assert {path: path.read_bytes() for path in files} == files
+    assert (read_json(folder / "run.json")["status"], read_json(folder / "run.json")["steps_done"]) == ("finished", 2)
+    code, said = call(*TRAIN)
+    assert (code, "finished already" in said, "warning" in said) == (0, True, False)
+    assert call("find-best", HIPPOCAMPUS)[0] == 0
+
+
+@pytest.mark.parametrize("how", ["damaged", "missing"])
+def test_damaged_weights_without_a_sound_checkpoint_are_told_with_restart(how, trained):
+    folder, call = trained
+    for file in (folder / "weights.safetensors", folder / "state.pt"):
+        file.write_bytes(flipped(file.read_bytes()))
+    if how == "missing":
+        (folder / "state.pt").unlink()
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    code, said = call("find-best", HIPPOCAMPUS)
+    assert code == 2
+    assert said.endswith(f"To mend it: run: autoseg {' '.join(TRAIN)} --restart\n")
+    code, said = call(*TRAIN)
+    assert code == 2
+    assert f"error: {folder / 'state.pt'}: the checkpoint is {how}" in said
+    assert "--restart" in said
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    assert call(*TRAIN, "--restart")[0] == 0
+    assert call("find-best", HIPPOCAMPUS)[0] == 0
+
+
+@pytest.mark.parametrize("change", [cut, lambda _: b"[]"])
+def test_a_damaged_record_of_a_run_is_told_with_the_command_that_trains_anew(change, trained):
+    folder, call = trained
+    file = folder / "run.json"
+    file.write_bytes(change(file.read_bytes()))
+    for words in (TRAIN, ["find-best", HIPPOCAMPUS]):
+        code, said = call(*words)
+        assert code == 2
+        assert f"error: {file}: " in said
+        assert (
+            f"To mend it: run: autoseg train {HIPPOCAMPUS} 3d_fullres 0 --plans tiny --restart, with the other options "
+            "of its first start\n"
+        ) in said
+    assert call(*TRAIN, "--restart")[0] == 0
+    assert call("find-best", HIPPOCAMPUS)[0] == 0
 
 
 def _values(file):

@@ -169,6 +169,54 @@ def test_nothing_is_done_twice(lab):
     assert sorted(read_model(find_best(lab.name, lab.workspace, workers=1)).members[0].folds) == ["0", "1"]
 
 
+DAMAGES = {
+    "missing weights": ("members/2d/fold_0.safetensors", None),
+    "flipped weights": ("members/2d/fold_0.safetensors", lambda content: content[:-2] + bytes([content[-2] ^ 4, 0])),
+    "cut plans": ("members/2d/plans.json", lambda content: content[:99]),
+    "missing training record": ("members/2d/fold_1.json", None),
+    "cut description": ("model.json", lambda content: content[:99]),
+    "changed description": ("model.json", lambda content: content.replace(b'"dims_of_data": 3', b'"dims_of_data": 2')),
+    "another form of description": ("model.json", lambda _: b"[]"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_a_damaged_model_is_written_anew_with_one_warning(lab, kind, caplog):
+    for fold, cases in lab.folds.items():
+        lab.run("2d", fold, cases, 0.3)
+    folder = find_best(lab.name, lab.workspace, workers=1)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    name, change = DAMAGES[kind]
+    damaged = folder / name
+    if change is None:
+        damaged.unlink()
+    else:
+        damaged.write_bytes(change(files[damaged]))
+        assert damaged.read_bytes() != files[damaged]
+    caplog.clear()
+    find_best(lab.name, lab.workspace, workers=1)
+    (told,) = [record.getMessage() for record in caplog.records if "anew" in record.getMessage()]
+    assert told.startswith(f"the model is written anew: {damaged}: ")
+    assert "\n" not in told
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files
+    read_model(folder)
+    caplog.clear()
+    find_best(lab.name, lab.workspace, workers=1)
+    assert "anew" not in caplog.text
+    assert damaged.read_bytes() == files[damaged]
+
+
+@pytest.mark.parametrize("name", ["run.json", "plans.json", "validation/summary.json"])
+def test_a_damaged_run_without_a_checkpoint_is_told_with_the_command(lab, name):
+    folder = lab.run("2d", 0, lab.folds[0], 0.3)
+    file = folder / name
+    file.write_bytes(file.read_bytes()[:99])
+    with pytest.raises(UserError, match=f"{file}: ") as told:
+        find_best(lab.name, lab.workspace, workers=1)
+    # Only run.json knows by which method a run was trained that is kept under the name "t".
+    assert told.value.mend.startswith(f"run: autoseg train {lab.name} 2d 0 --name t --plans p --restart")
+
+
 def test_a_failure_while_writing_leaves_the_old_model(lab, monkeypatch):
     lab.run("2d", 0, lab.folds[0], 0.3)
     folder = find_best(lab.name, lab.workspace, workers=1)

@@ -7,12 +7,14 @@ import sys
 import time
 from contextlib import suppress
 
+import numpy as np
 import pytest
 import torch
 
 from autoseg import Trainer
 from autoseg.errors import Interrupted, UserError
 from autoseg.storage import read_json
+from autoseg.store.stored_case import StoredCase
 from autoseg.training import TrainingFailed, loop, train
 from autoseg.training.checkpoint import load_weights
 from autoseg.training.log import read_events, write_run
@@ -100,6 +102,37 @@ def test_a_loss_that_is_no_number_stops_with_a_diagnosis(scratch, tmp_path):
     )
     with pytest.raises(TrainingFailed, match="lower --set learning_rate"):
         run(scratch, trainer=str(plugin))
+
+
+@pytest.mark.parametrize(
+    "options", [{"steps": "5"}, {"steps": "1", "observed_cases": "0"}], ids=["observed", "validated"]
+)
+def test_a_network_broken_by_its_last_step_is_told_as_divergence(scratch, options):
+    """The loss before the step was finite; no image is to blame."""
+    with pytest.raises(TrainingFailed) as told:
+        run(scratch, settings={"learning_rate": "1e30", **options})
+    said = str(told.value)
+    assert said.startswith("fold 0 diverged: the network's output is not finite for case hippocampus_")
+    assert "after step 1 (learning rate 1e+30, precision auto)" in said
+    assert "lower --set learning_rate" in said
+    assert "look for NaN" not in said
+    folder = scratch.run_folder(NAME, "supervised", "tiny", "3d_fullres", "0")
+    assert read_json(folder / "run.json")["status"] == "failed"
+    run(scratch, settings={"steps": "1"}, restart=True)  # the mend
+    assert read_json(folder / "run.json")["status"] == "finished"
+
+
+def test_values_of_an_image_that_are_not_finite_are_no_divergence(scratch, monkeypatch):
+    stored = StoredCase.image
+
+    def image(case, slices=None):  # patches for training are as they were
+        return stored(case, slices) if slices is not None else np.full_like(stored(case), np.nan)
+
+    monkeypatch.setattr(StoredCase, "image", image)
+    (folder,) = run(scratch, settings={"steps": "1", "observed_cases": "0"})
+    failed = read_json(folder / "validation" / "summary.json")["failed"]
+    assert all("look for NaN or huge values in the image" in reason for reason in failed.values())
+    assert failed
 
 
 def test_a_time_budget_is_kept(scratch):
