@@ -212,7 +212,7 @@ class Planner:
             dims=dims,
             in_channels=len(names),
             num_outputs=frame.dataset.labels.num_outputs,
-            patch_size=topology.patch_size if math.prod(topology.patch_size) > 1 else (2,) * dims,  # to normalise over
+            patch_size=(2,) * dims if math.prod(topology.patch_size) == 1 else topology.patch_size,  # to normalise over
             strides=topology.strides,
             kernel_sizes=topology.kernel_sizes,
             features=tuple(min(most, base * 2**stage) for stage in range(stages)),
