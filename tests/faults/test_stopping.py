@@ -110,7 +110,7 @@ def test_a_stop_does_not_wait_for_validation(scratch, monkeypatch):
 
 
 def test_a_stop_does_not_wait_for_the_observed_cases(scratch, monkeypatch):
-    def stopped(self, case):
+    def stopped(self, case, step):
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("the case was predicted")
 
