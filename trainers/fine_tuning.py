@@ -10,10 +10,10 @@ Authors who only freeze the encoder at first: `--set frozen=0.033` leaves it as 
 `--set rate_share=1` keeps their learning rate, as for `msvm_unet`.
 
 Run: `autoseg train DATA 3d_fullres --trainer fine_tuning --pretrained RUN`. Expected: the cost of `supervised`.
-Measured on hippocampus, 10 labelled cases, 500 steps of AdamW, weights of `masked_autoencoder`, three seeds: Dice 0.846,
-0.839 and 0.850, with deep supervision 0.848, 0.838 and 0.850; `supervised` from the same weights 0.847, 0.842 and 0.851,
-from scratch 0.831, 0.847 and 0.851: no difference beyond the seeds'. A tenth of the rate, in an earlier measurement,
-gave 0.826, 0.822 and 0.384 (a class never found), four tenths 0.837 where 0.384 was.
+Measured on hippocampus, 10 labelled cases, 500 steps of AdamW, weights of `masked_autoencoder`, three seeds: Dice
+0.846, 0.839 and 0.850, with deep supervision 0.848, 0.838 and 0.850; `supervised` from the same weights 0.847, 0.842
+and 0.851, from scratch 0.831, 0.847 and 0.851: no difference beyond the seeds'. A tenth of the rate, in an earlier
+measurement, gave 0.826, 0.822 and 0.384 (a class never found), four tenths 0.837 where 0.384 was.
 """
 
 from __future__ import annotations
