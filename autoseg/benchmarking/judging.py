@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -63,11 +63,9 @@ def uneven_time(record: Record, dataset: str, entries: Iterable[str]) -> list[st
         seconds = [run[name] / share for run in finished_runs(record, dataset, entry) if run.get(name)]
         if seconds:
             took[entry] = statistics.mean(seconds)
-    if len(took) < 2:
+    if (ends := _far_apart(took)) is None:
         return []
-    least, most = min(took, key=lambda entry: took[entry]), max(took, key=lambda entry: took[entry])
-    if took[most] < UNEVEN * took[least]:
-        return []
+    least, most = ends
     names = {entry: record["entries"][entry]["name"] for entry in (least, most)}
     return [
         f"Equal time came out unequal: for a budget of {budget:g} s, training took {took[least]:.3g} s "
@@ -82,17 +80,23 @@ def uneven_data(record: Record, dataset: str, entries: Iterable[str]) -> list[st
     if record["question"]["equal"] != "steps":
         return []
     seen = {entry: voxels for entry in entries if (voxels := voxels_per_step(record, dataset, entry))}
-    if len(seen) < 2:
+    if (ends := _far_apart(seen)) is None:
         return []
-    least, most = min(seen, key=lambda entry: seen[entry]), max(seen, key=lambda entry: seen[entry])
-    if seen[most] < UNEVEN * seen[least]:
-        return []
+    least, most = ends
     names = {entry: record["entries"][entry]["name"] for entry in (least, most)}
     return [
         f"Equal steps are not equal data: a step sees {seen[least]:,} voxels ({names[least]}) to {seen[most]:,} voxels "
         f"({names[most]}), by the plan of each network. Give all the same patches and batches (--plans NAME), or "
         "compare at equal time."
     ]
+
+
+def _far_apart(values: Mapping[str, float]) -> tuple[str, str] | None:
+    """Return the entries of the least and the most where these are told to be unequal."""
+    if not values:
+        return None
+    least, most = min(values, key=lambda entry: values[entry]), max(values, key=lambda entry: values[entry])
+    return (least, most) if least != most and values[most] >= UNEVEN * values[least] else None
 
 
 def _plain(value: Any) -> Any:

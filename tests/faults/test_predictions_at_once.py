@@ -8,6 +8,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from model_factory import write_model
+from waiting_prediction import PREDICT
 
 from autoseg import lock
 from autoseg.cli.running import run
@@ -19,25 +20,6 @@ from autoseg.inference.records import RECORD_FILE
 from autoseg.storage import LEFTOVERS
 
 EXTRAS = {"save_probabilities": True, "uncertainty": True}
-# Predicts one case, says so, and waits with the next one until it is killed.
-PREDICT = """
-import sys, time
-from autoseg.cli import main
-from autoseg.inference import Predictor
-
-original = Predictor.predict_prepared
-
-def predict(self, *arguments, **options):
-    if predicted:
-        print("ready", flush=True)
-        time.sleep(600)
-    predicted.append(1)
-    return original(self, *arguments, **options)
-
-predicted = []
-Predictor.predict_prepared = predict
-main(sys.argv[1:])
-"""
 
 
 def write_image(file, seed, shape=(8, 9, 10), spacing=1.0):

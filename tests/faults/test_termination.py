@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from model_factory import write_model
+from waiting_prediction import PREDICT
 
 from autoseg.cli.running import run, termination_as_interrupt
 from autoseg.training.stopping import StopRequest
@@ -45,24 +46,6 @@ def tell(files):
 
 autoseg.fingerprinting.fingerprint = fingerprint
 main(sys.argv[2:])
-"""
-PREDICT = """
-import sys, time
-from autoseg.cli import main
-from autoseg.inference import Predictor
-
-original = Predictor.predict_prepared
-
-def predict(self, *arguments, **options):
-    if predicted:
-        print("ready", flush=True)
-        time.sleep(600)
-    predicted.append(1)
-    return original(self, *arguments, **options)
-
-predicted = []
-Predictor.predict_prepared = predict
-main(sys.argv[1:])
 """
 
 
