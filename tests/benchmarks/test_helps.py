@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = sorted((Path(__file__).resolve().parents[2] / "benchmarks").glob("*.py"))
-MODULES = ("small_pipeline.py",)  # what other scripts run, no script itself
+MODULES = ("small_pipeline.py", "ablation_controls.py")  # what other scripts run, no script itself
 
 
 @pytest.mark.parametrize("script", [each for each in SCRIPTS if each.name not in MODULES], ids=lambda each: each.stem)
