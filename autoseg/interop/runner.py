@@ -59,7 +59,8 @@ def segment_folder(images, output, *, mirroring):
     for case in cases:
         try:
             image, spacing, write = read_case(model, images, case)
-            write(output / f"{case}{ending}", predict(model, networks, image, spacing, mirroring=mirroring)[0])
+            label = predict(model, networks, image, spacing, mirroring=mirroring)[0]
+            write_whole(write, output / f"{case}{ending}", label)
         except Exception as error:  # whatever it is, it must not cost the other cases
             reason = str(error) if isinstance(error, Refused) else f"{type(error).__name__}: {error}"
             failures.append(f"  case {case}: {reason}\n")
@@ -70,6 +71,16 @@ def segment_folder(images, output, *, mirroring):
     others = "the others are complete" if len(failures) < len(cases) else "there is no other case"
     sys.stderr.write(f"error: {len(failures)} case(s) failed; {others}:\n{''.join(failures)}")
     return SOME_FAILED if len(failures) < len(cases) else WRONG_USE
+
+
+def write_whole(write, path, label):
+    """Write a label map beside its place first: what has its name is complete, whenever this is killed."""
+    part = path.with_name(f".part_{path.name}")
+    try:
+        write(part, label)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def read_pipeline(folder):

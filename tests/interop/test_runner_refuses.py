@@ -175,3 +175,22 @@ def test_other_channels_than_those_of_the_model(exported, images):
     pipeline = runner["read_pipeline"](exported) | {"channels": ["CT", "MRI"]}
     with pytest.raises(runner["Refused"], match=r"a_0000\.nii\.gz: there are 1 channel\(s\), not 2"):
         runner["read_case"](pipeline, images, "a")
+
+
+def test_a_label_map_has_its_name_only_when_it_is_whole(exported, tmp_path):
+    """Written beside its place: what an earlier run left there stays until the new one is complete."""
+    write_whole = runpy.run_path(str(exported / "run.py"))["write_whole"]
+    path = tmp_path / "case.png"
+    path.write_bytes(b"earlier")
+
+    def half(part, label):
+        part.write_bytes(label[:2])
+        assert path.read_bytes() == b"earlier"
+        raise OSError("the disk is full")
+
+    with pytest.raises(OSError, match="full"):
+        write_whole(half, path, b"label")
+    assert path.read_bytes() == b"earlier"
+    write_whole(lambda part, label: part.write_bytes(label), path, b"label")
+    assert path.read_bytes() == b"label"
+    assert [found.name for found in tmp_path.glob("*case*")] == ["case.png"]
