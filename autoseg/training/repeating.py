@@ -66,6 +66,8 @@ def _options(record: Mapping[str, Any]) -> list[str]:
     for name, setting in (record.get("settings") or {}).items():
         if setting["origin"] in GIVEN:
             words += ["--set", f"{name}={_text(setting['value'])}"]
+    if record.get("labelled"):
+        words += ["--labelled", str(record["labelled"])]
     if record.get("pretrained"):
         words += ["--pretrained", record["pretrained"]]
     if record.get("time_budget"):

@@ -53,6 +53,7 @@ class RunOptions:
     training_seconds: float | None = None  # of training alone, by its `work_clock`
     deterministic: bool = False
     pretrained: Path | None = None
+    labelled: int | None = None  # training cases that keep their labels; None: all
     threads: int = 1
 
 
@@ -263,6 +264,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         validation_cases=list(context.validation_cases),
         unlabelled_cases=list(context.unlabelled_cases),
         left_out_cases=list(context.left_out_cases),
+        labelled=options.labelled,
         steps=trainer.steps,
         steps_done=progress.step,
         time_budget=options.seconds,

@@ -310,5 +310,6 @@ class _Training:
             training_seconds=self.training_seconds,
             deterministic=self.deterministic,
             pretrained=self.pretrained,
+            labelled=self.labelled,
             threads=self.threads,
         )

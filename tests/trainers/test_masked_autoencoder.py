@@ -14,7 +14,8 @@ from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import build_network
 from autoseg.training.checkpoint import load_weights
-from autoseg.training.log import read_events
+from autoseg.training.log import read_events, read_run
+from autoseg.training.repeating import mend_by_training
 
 SHRINKING = ((1, 1, 1), *[(2, 2, 2)] * 5)
 
@@ -204,6 +205,8 @@ def test_pretraining_lowers_the_error_leaves_a_picture_and_starts_a_training(run
     assert table.startswith(f"{len(weights)} tensors loaded, 0 tensors adapted, ")
     assert "encoder." not in table
     assert "fresh    decoder.seg_layers.1.weight" in table
+    told = mend_by_training(folder, read_run(folder), restart=True)  # a run that can be repeated as it was started
+    assert told.endswith(f" --labelled 2 --pretrained {pretrained} --deterministic --restart")
 
 
 def test_the_encoder_loads_strictly_into_the_ordinary_network(build):

@@ -41,8 +41,8 @@ def test_settings_that_were_given_and_what_else_makes_the_run_are_named():
         "optimizer": {"value": "sgd", "origin": "plan"},
     }
     assert named(settings=settings) == "--set steps=5 --set mirror=false --set batch_size=none"
-    found = named(seed=3, pretrained="/a/b", deterministic=True)
-    assert found == "--pretrained /a/b --seed 3 --deterministic"
+    found = named(seed=3, labelled=10, pretrained="/a/b", deterministic=True)
+    assert found == "--labelled 10 --pretrained /a/b --seed 3 --deterministic"
     assert named(time_budget=89.2) == "--time-budget 90s"
     assert parse_duration("90s") == 90
 
