@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+from autoseg import plugins
 from autoseg.benchmarking.question import Question
 from autoseg.errors import UserError
 from autoseg.fingerprinting import FINGERPRINT_FILE
@@ -13,13 +14,31 @@ from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
 USUAL = ("3d_fullres", "2d")
+PLANNED = ("2d", "3d_fullres", "3d_lowres")  # a cascade is no network of its own
 
 
 def configuration_of(question: Question, dataset: Dataset, workspace: Workspace) -> str:
     """Return the name of the configuration; plans or a configuration that the question names win over the images."""
     if question.plans is not None:
         return _planned(question, dataset, workspace)
-    return question.configuration or ("2d" if is_flat(dataset, workspace) else "3d_fullres")
+    flat = is_flat(dataset, workspace)
+    name = question.configuration or ("2d" if flat else "3d_fullres")
+    known = ("2d",) if flat else PLANNED
+    if name not in known and not _has_its_own(question.planner, workspace):
+        kind = "2D images have" if flat else "plans have"
+        raise UserError(
+            f"{kind} no configuration {name!r}",
+            where=dataset.name,
+            mend=f"use -c {' or '.join(known)}, or leave it out",
+        )
+    return name
+
+
+def _has_its_own(planner: str, workspace: Workspace) -> bool:
+    """Return whether a planner may plan configurations of other names."""
+    from autoseg.planning.planner import Planner
+
+    return plugins.load("planner", planner, workspace.root).configurations is not Planner.configurations
 
 
 def dims_of(configuration: str) -> int:

@@ -11,13 +11,23 @@ from typing import Any
 
 from autoseg.benchmarking.children import Outcome, Task
 from autoseg.benchmarking.estimating import Estimate, estimate
+from autoseg.benchmarking.inputs import folds_compared
 from autoseg.benchmarking.judging import conclude
 from autoseg.benchmarking.lock import alone
 from autoseg.benchmarking.matrix import Entry, Run, competitors, distinct, in_words, runs_of
-from autoseg.benchmarking.preparing import Field, Means, make_field, measure_all, plan_all, request_of, write_recipe
+from autoseg.benchmarking.preparing import (
+    Field,
+    Means,
+    entry_code,
+    make_field,
+    measure_all,
+    plan_all,
+    request_of,
+    write_recipe,
+)
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import RECIPES, Record
-from autoseg.benchmarking.tables import scores_file, write_tables
+from autoseg.benchmarking.tables import scores_file, scores_of, unscored_in_words, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
 from autoseg.machine import available_cores
@@ -25,6 +35,7 @@ from autoseg.raw import Dataset, make_splits, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.workspace import Workspace
 
+LOST = "lost"  # instead of a checksum: what a run was made from counts for nothing, its scores are gone
 PASSING = ("status", "error", "restart")  # of a run's record, what its next try writes anew
 WATCHING = {"observed_cases": 0, "stop_on_collapse": False}  # a run costs what it trains, and ends with its budget
 log = logging.getLogger(__name__)
@@ -42,9 +53,10 @@ class Benchmark:
 
     @property
     def failures(self) -> dict[str, str]:
-        """Return {run or network: why it failed} of what was asked for."""
-        runs = self.record["runs"]
-        return {key: runs[key]["error"] for key in self.asked if "error" in runs.get(key, {})}
+        """Return {run or network: why it failed, wholly or on some cases} of what was asked for."""
+        found = {key: self.record["runs"].get(key, {}) for key in self.asked}
+        failed = {key: run["error"] for key, run in found.items() if "error" in run}
+        return failed | {key: unscored_in_words(run) for key, run in found.items() if run.get("unscored")}
 
 
 def benchmark(
@@ -77,7 +89,7 @@ def benchmark(
         if restart:
             record.clear()
         means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
-        record.content["runs"] = {key: run for key, run in record["runs"].items() if _still_there(record, run)}
+        record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
         for missing, reason in broken.items():
             log.warning("%s is left out: %s", missing, reason)
             record.put("runs", missing, {"error": reason})
@@ -98,8 +110,6 @@ def dry_run(
     keep_weights: bool = False,
 ) -> list[Estimate]:
     """Return what a campaign will cost per data set, with `jobs` runs at a time; plans, trains and writes nothing."""
-    from autoseg.training.folds import parse_folds
-
     place = place_of(workspace)
     name, folder = _place(question, name, output, place)
     entries, broken = competitors(question, place.root)
@@ -112,7 +122,7 @@ def dry_run(
     for reference in question.datasets:
         dataset = open_dataset(_lasting(reference, place), place)
         splits = make_splits(dataset, workspace=place)
-        folds = parse_folds(question.folds, len(splits))
+        folds = folds_compared(question.folds, dataset, splits)
         found.append(estimate(question, record, dataset, folds, splits, entries, place, **more))
     return found
 
@@ -149,9 +159,16 @@ def _work(question: Question, datasets: Mapping[str, Dataset], entries: Sequence
     return asked
 
 
-def _still_there(record: Record, run: Mapping[str, Any]) -> bool:
-    """Return whether an entry of the record is a run, and its scores were not deleted since."""
-    return "dataset" in run and (run.get("status") != "finished" or scores_file(record, run).is_file())
+def _checked(record: Record, run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the run of a record; one whose scores are gone or cannot be read is to be made anew."""
+    if run.get("status") != "finished":
+        return dict(run)
+    try:
+        scores_of(record, run)
+    except UserError as error:
+        log.warning("%s: %s; the run is made anew", error.where or scores_file(record, run), error.what)
+        return {**{name: run[name] for name in ("dataset", "entry", "fold", "seed")}, "content": LOST}
+    return dict(run)
 
 
 def default_name(question: Question) -> str:
@@ -211,6 +228,8 @@ def _tasks_of(
         if kept.get("content") == request["content"] and kept.get("status") == "finished":
             continue
         begun = kept.get("content") == request["content"]
+        if kept.get("status") == "finished":
+            log.warning("%s is made anew: its plan, settings, code or cases are not what they were", run.key)
         request["restart"] = kept.get("restart", False) if begun else bool(kept.get("content"))
         record["runs"][run.key] = {**_about(run), "content": request["content"], "status": "waiting",
                                    "restart": request["restart"],
@@ -245,7 +264,8 @@ def _request(question: Question, field: Field, run: Run, means: Means) -> tuple[
         "keep_weights": means.keep_weights,
         "deterministic": means.deterministic,
         "content": content_hash(plan["digest"], recipe.read_text(encoding="utf-8"), request["settings"], run.fold,
-                                run.seed, entry.key, *([] if seconds is None else [seconds])),
+                                run.seed, entry.key, *([] if seconds is None else [seconds]),
+                                entry_code(entry, means), means.data(field, plan["store"], run.fold)),
     }  # fmt: skip
     return request, None
 

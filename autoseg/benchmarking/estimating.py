@@ -55,6 +55,7 @@ class Estimate:
     methods: tuple[Method, ...] = ()
     threads: int = 1  # of a run, on a CPU
     run_bytes: float | None = None  # weights and optimiser state of the largest run; None: not known before planning
+    units: int | None = None  # independent ones among the cases: patients, where they are grouped; None: all are
 
 
 def estimate(
@@ -87,6 +88,7 @@ def estimate(
     seconds += MEASURE_SECONDS * sum(f"{name}/{entry.key}" not in record["costs"] for entry in served)
     ids = [case.id for case in dataset.cases]
     validated = [case for fold in folds for case in split_of(list(splits), ids, fold)["val"]]
+    groups = {case.id: f"group {case.group}" for case in dataset.cases if case.group is not None}
     left = sum(method.runs - method.finished for method in methods)
     disk = left / max(1, len(folds)) * label_bytes(dataset, validated)
     disk += store_bytes(question, record, dataset, workspace) if left else 0.0
@@ -105,6 +107,7 @@ def estimate(
         rule="; ".join(sorted({method.rule for method in methods})),
         methods=tuple(methods),
         threads=threads,
+        units=len({groups.get(case, f"case {case}") for case in validated}),
         run_bytes=None if None in known else float(RUN_BYTES * max(known, default=0)),  # type: ignore[type-var]
     )
 
@@ -160,11 +163,19 @@ def undecidable(estimates: Sequence[Estimate]) -> list[str]:
 
     comparisons = sum(one.entries * (one.entries - 1) // 2 for one in estimates)
     return [
-        f"{one.dataset}: no winner is possible, as with {one.cases} cases no difference, however large, can pass the "
+        f"{one.dataset}: no winner is possible, as with {_counted(one)} no difference, however large, can pass the "
         f"correction for {comparisons} comparisons; more folds, or fewer methods in one campaign, would change that"
         for one in estimates
-        if one.entries > 1 and smallest_p(one.cases) * comparisons >= LEVEL
+        if one.entries > 1 and smallest_p(_units(one)) * comparisons >= LEVEL
     ]
+
+
+def _units(one: Estimate) -> int:
+    return one.cases if one.units is None else one.units
+
+
+def _counted(one: Estimate) -> str:
+    return f"{one.cases} cases" if _units(one) == one.cases else f"{_units(one)} groups of {one.cases} cases"
 
 
 def as_dict(estimates: Sequence[Estimate], jobs: int) -> dict[str, Any]:

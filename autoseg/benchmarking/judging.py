@@ -23,15 +23,17 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
     """Write tables, page and the verdict into the record; return the verdicts on the data sets and over all of them."""
     write_tables(record)
     gathered = {name: gather(record, name) for name in record["datasets"]}
-    scores = {name: found for name, (found, _, _) in gathered.items() if found}
+    scores = {name: found.scores for name, found in gathered.items() if found.scores}
     notes = {
-        name: (*said, *uneven_time(record, name, found), *uneven_data(record, name, found))
-        for name, (found, _, said) in gathered.items()
+        name: (*found.notes, *uneven_time(record, name, found.scores), *uneven_data(record, name, found.scores))
+        for name, found in gathered.items()
     }
-    verdicts, overall = judge(scores, notes=notes)
+    units = {name: found.units for name, found in gathered.items()}
+    barred = {name: found.barred for name, found in gathered.items()}
+    verdicts, overall = judge(scores, notes=notes, units=units, barred=barred)
     classes: dict[str, dict[str, list[Any]]] = {}
     for verdict in verdicts:
-        _, names, _ = gathered[verdict.dataset]
+        names = gathered[verdict.dataset].names
         means = [nan_mean(case_table(scores[verdict.dataset][one.entry]), 0) for one in verdict.standings]
         classes[verdict.dataset] = {
             name: [None if np.isnan(mean[index]) else float(mean[index]) for mean in means]
@@ -46,7 +48,8 @@ def conclude(record: Record) -> tuple[list[Verdict], list[Overall]]:
         "overall": [asdict(one) for one in overall],
     })  # fmt: skip
     record.write()
-    write_page(record, verdicts, overall, classes)
+    waiting = {name: said for name, said in notes.items() if name not in scores}
+    write_page(record, verdicts, overall, classes, waiting)
     return verdicts, overall
 
 

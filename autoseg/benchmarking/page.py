@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoseg.benchmarking.page_tables import (
@@ -43,13 +43,13 @@ _HOW = (
     "Every method sees the same training cases, patches are augmented alike, and each run gets the same budget. Means "
     "are over seeds, then cases, then labels; a label that neither prediction nor reference shows is left out, as in "
     "every evaluation of autoseg. Intervals are 95 % percentiles of 2000 bootstrap draws: cases are drawn with "
-    "replacement, the same for all methods, and the seeds of each method within. p is Wilcoxon's signed-rank test on "
-    "the mean Dice of each case, corrected by Holm over all pairs of all data sets of this page. A method is called "
-    "better only if the interval of the difference excludes zero, the corrected p is below 0.05 and its ranks say the "
-    "same as the mean, and the difference is larger than what the means of as many runs of one and the same method "
-    "differ by (95 %, from the deviation between seeds, or between folds where there is one seed), with three folds "
-    "and more also than the noise of that difference from fold to fold (95 %); a winner has more than one run and is "
-    "better than every other."
+    "replacement, whole patients where the data set groups cases, the same for all methods, and the seeds of each "
+    "method within. p is the largest of three tests: Wilcoxon's signed ranks on the mean Dice of each case (or "
+    "patient); Student's t of the difference by the deviation between runs of one method (seeds, or folds where there "
+    "is one seed); with three folds and more, Student's t of the difference from fold to fold. It is corrected by Holm "
+    "over all pairs of all data sets of this page. A method is called better only if the interval of the difference "
+    "excludes zero, the corrected p is below 0.05 and the ranks say the same as the mean; a winner has more than one "
+    "run, failed in none and on no case, and is better than every other."
 )
 
 _OWN = (
@@ -62,13 +62,20 @@ _OWN = (
 
 
 def write_page(
-    record: Record, verdicts: list[Verdict], overall: list[Overall], classes: Mapping[str, Mapping[str, list[Any]]]
+    record: Record,
+    verdicts: list[Verdict],
+    overall: list[Overall],
+    classes: Mapping[str, Mapping[str, list[Any]]],
+    waiting: Mapping[str, Sequence[str]],
 ) -> None:
-    """Write `index.html`; `classes`: data set -> label -> Dice of the standings, best first."""
+    """Write `index.html`.
+
+    `classes`: data set -> label -> Dice of the standings, best first; `waiting`: data set of which nothing can be
+    compared -> what is known of that.
+    """
     names = {key: entry["name"] for key, entry in record["entries"].items()}
     sections = [_dataset_section(record, verdict, names, classes[verdict.dataset]) for verdict in verdicts]
-    waiting = [name for name in record["datasets"] if name not in {verdict.dataset for verdict in verdicts}]
-    sections += [html_section(_anchor(name), name, missing("No run is finished yet.")) for name in waiting]
+    sections += [html_section(_anchor(name), name, _nothing_yet(record, name, said)) for name, said in waiting.items()]
     if overall:
         sections.append(_overall_section(overall, names, len(verdicts)))
     sections += [_setup_section(record), _runs_section(record)]
@@ -84,6 +91,13 @@ def write_page(
         sections=sections,
     )
     write_text(record.folder / PAGE_FILE, page)
+
+
+def _nothing_yet(record: Record, dataset: str, notes: Sequence[str]) -> str:
+    """Return why a data set has no verdict: nothing is finished, or what is finished has no case in common."""
+    finished = any(run.get("status") == "finished" and run["dataset"] == dataset for run in record["runs"].values())
+    words = "The finished runs have no scored case in common." if finished else "No run is finished yet."
+    return missing(words) + bullets(list(notes))
 
 
 def _question(record: Record) -> str:

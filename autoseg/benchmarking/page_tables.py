@@ -116,7 +116,8 @@ def _pair(verdict: Verdict, row: str, column: str, names: Names) -> Cell:
     gap = sign * found.difference
     span = "" if found.interval is None else f", {min(sign * e for e in found.interval):+.4f} to "
     span += "" if found.interval is None else f"{max(sign * e for e in found.interval):+.4f}"
-    title = f"{names[row]} minus {names[column]}: {gap:+.4f}{span}, p {found.p:.2g}, corrected {found.corrected:.2g}"
+    title = f"{names[row]} minus {names[column]}: {gap:+.4f}{span}, p {found.p:.2g} "
+    title += f"(of ranks alone {found.rank_p:.2g}), corrected {found.corrected:.2g}"
     kind = ("good" if gap > 0 else "bad") if found.decided else "none"
     return Cell(
         Raw(f'<span class="{kind}" title="{text(title)}">{100 * gap:+.1f}</span>'), gap if found.decided else None

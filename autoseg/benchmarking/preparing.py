@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from pathlib import Path
 from typing import Any
 
 from autoseg.benchmarking.budget import Budget
 from autoseg.benchmarking.children import Outcome, Task, carry_out
 from autoseg.benchmarking.configuration import configuration_of, dims_of
+from autoseg.benchmarking.inputs import code_of, data_of, folds_compared
 from autoseg.benchmarking.matrix import Entry, Plugin, content_of, distinct
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.recipes import as_toml
@@ -37,6 +39,15 @@ class Means:
     workers: int | None = None
     keep_weights: bool = False
     deterministic: bool = False
+    digests: dict[tuple[str, str, str], str] = dataclass_field(default_factory=dict)  # of data, by set, store and fold
+
+    def data(self, field: Field, store: str, fold: str) -> str:
+        """Return the checksum of the cases of a fold in a store."""
+        key = (field.name, store, fold)
+        if key not in self.digests:
+            folder = self.workspace.store_folder(field.name, store)
+            self.digests[key] = data_of(field.dataset, field.splits, fold, folder)
+        return self.digests[key]
 
     def carry_out(self, tasks: Sequence[Task], done: Any) -> None:
         """Carry out tasks in child processes."""
@@ -57,6 +68,7 @@ class Field:
     reference: str
     configuration: str
     folds: tuple[str, ...]
+    splits: tuple[Mapping[str, Sequence[str]], ...] = ()
 
     @property
     def name(self) -> str:
@@ -72,31 +84,34 @@ class Field:
 def make_field(question: Question, dataset: Dataset, reference: str, means: Means) -> Field:
     """Return the configuration and the folds of a data set; measures its fingerprint where that is not done."""
     from autoseg.fingerprinting import fingerprint
-    from autoseg.training.folds import parse_folds
 
-    folds = parse_folds(question.folds, len(make_splits(dataset, workspace=means.workspace)))
+    splits = make_splits(dataset, workspace=means.workspace)
+    folds = folds_compared(question.folds, dataset, splits)
     if question.plans is None:
         fingerprint(dataset, means.workspace, workers=means.workers)
-    return Field(dataset, reference, configuration_of(question, dataset, means.workspace), tuple(folds))
+    return Field(dataset, reference, configuration_of(question, dataset, means.workspace), folds, tuple(splits))
 
 
 def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], means: Means) -> None:
     """Plan a data set for every network that has no plan yet, and preprocess what the plans want."""
     record, name = means.record, field.name
-    tasks = []
+    tasks, codes = [], dict[str, str | None]()
     for architecture in architectures:
         key = f"{name}/{architecture.name}"
         kept, options = record["plans"].get(key), dict(architecture.options)
-        if kept is not None and "error" not in kept and _unchanged(kept, field, means.workspace):
+        code = code_of("architecture", architecture, means.workspace.root)
+        same = kept is not None and "error" not in kept and kept.get("code", code) == code
+        if kept is not None and same and _unchanged(kept, field, means.workspace):
             _check_options(key, kept, options, record)
             continue
         if question.plans is not None:
             plans = Plans.read(means.workspace.plans_file(name, question.plans))
             from autoseg.benchmarking.child import describe
 
-            record.put("plans", key, describe(plans, field.configuration) | {"architecture": architecture.reference})
+            about = {"architecture": architecture.reference, "code": code}
+            record.put("plans", key, describe(plans, field.configuration) | about)
             continue
-        seconds = question.seconds_to_plan_for()
+        codes[key], seconds = code, question.seconds_to_plan_for()
         request = {
             "dataset": field.reference,
             "configuration": field.configuration,
@@ -119,8 +134,8 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
                 "planned %s: patches of %s, batches of %d (%.0f s)", task.key,
                 " x ".join(map(str, outcome.answer["patch_size"])), outcome.answer["batch_size"], outcome.seconds,
             )  # fmt: skip
-        options = task.request["network_options"]
-        record.put("plans", task.key, {**(outcome.answer or {"error": outcome.error}), "network_options": options})
+        about = {"network_options": task.request["network_options"], "code": codes[task.key]}
+        record.put("plans", task.key, {**(outcome.answer or {"error": outcome.error}), **about})
 
     means.carry_out(tasks, done)
     _preprocess(field, means)
@@ -181,6 +196,7 @@ def measure_all(question: Question, field: Field, entries: Sequence[Entry], mean
     planned = [entry for entry in entries if "error" not in record["plans"][f"{name}/{entry.architecture.name}"]]
     data = dict(record["datasets"].get(name, {}))
     data |= {"reference": field.reference, "configuration": field.configuration, "cases": len(field.dataset.cases)}
+    data["groups"] = {case.id: case.group for case in field.dataset.cases if case.group is not None}
     data["folds"] = sorted({*data.get("folds", []), *field.folds})
     settled = "reference_steps" in data
     steps = data.get("reference_steps") or _expected(field, planned, means, budget)
@@ -215,32 +231,32 @@ def _measure(
     question: Question, field: Field, entries: Sequence[Entry], means: Means, shared: dict[str, Any], steps: int
 ) -> None:
     record = means.record
-    tasks = []
+    tasks, about = [], dict[str, dict[str, Any]]()
     for entry in distinct(entries, shared)[0]:
         key = f"{field.name}/{entry.key}"
         plan = record["plans"][f"{field.name}/{entry.architecture.name}"]
         kept = record["costs"].get(key)
-        same = kept is not None and (kept["plan"], kept["augmentation"]) == (plan["digest"], shared["augmentation"])
-        if same and "error" not in kept:
+        about[key] = {"plan": plan["digest"], "augmentation": shared["augmentation"], "code": entry_code(entry, means)}
+        if kept is not None and "error" not in kept and about[key] == {name: kept.get(name) for name in about[key]}:
             continue
         recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
         tasks.append(Task(key, "measure", request_of(question, field, entry, plan, recipe, field.folds[0], means)))
 
     def done(task: Task, outcome: Outcome) -> None:
         """Record what a step of an entry costs, or why it could not be measured."""
-        plan = record["plans"][f"{field.name}/{_of(task.key, entries).architecture.name}"]
-        about = {"plan": plan["digest"], "augmentation": shared["augmentation"]}
         if outcome.answer is None:
             log.warning("no step of %s could be measured: %s", task.key, outcome.error)
         else:
             log.info("a step of %s takes %.3f s", task.key, outcome.answer["seconds"])
-        record.put("costs", task.key, {**about, **(outcome.answer or {"error": outcome.error})})
+        record.put("costs", task.key, {**about[task.key], **(outcome.answer or {"error": outcome.error})})
 
     means.carry_out(tasks, done)
 
 
-def _of(key: str, entries: Sequence[Entry]) -> Entry:
-    return next(entry for entry in entries if entry.key == key.partition("/")[2])
+def entry_code(entry: Entry, means: Means) -> list[str | None]:
+    """Return checksums of the user's own files that a method comes from: its network's and its trainer's."""
+    root = means.workspace.root
+    return [code_of("architecture", entry.architecture, root), code_of("trainer", entry.trainer, root)]
 
 
 def write_recipe(entry: Entry, steps: int, shared: dict[str, Any], file: Path) -> Path:

@@ -13,6 +13,8 @@ from autoseg.storage import read_json, write_json
 RECORD_FILE = "benchmark.json"
 RUNS = "runs"  # folder of the runs
 RECIPES = "recipes"  # folder of the recipe files, by data set
+RUN_KEYS = ("entry", "fold", "seed")
+FINISHED_KEYS = ("folder", "steps", "parameters", "train_seconds", "inference_seconds", "means")
 SECTIONS = ("datasets", "entries", "plans", "costs", "runs", "skipped")
 
 
@@ -31,8 +33,10 @@ class Record:
                        "question": dict(fixed), **{section: {} for section in SECTIONS}}  # fmt: skip
             return cls(folder, content)
         content = read_json(file)
-        if not isinstance(content, dict) or content.get("format") != 1 or not {*SECTIONS} <= {*content}:
-            raise UserError("not the record of a benchmark", where=file, mend="choose another --name or --output")
+        if (fault := _fault(content)) is not None:
+            raise UserError(
+                f"not the record of a benchmark: {fault}", where=file, mend="choose another --name or --output"
+            )
         kept = content["question"]
         for key, value in fixed.items():
             if kept.get(key) != value:
@@ -59,3 +63,24 @@ class Record:
     def write(self) -> None:
         """Write the file."""
         write_json(self.folder / RECORD_FILE, self.content)
+
+
+def _fault(content: Any) -> str | None:
+    """Return what a file lacks that a campaign's record has, None for a sound one."""
+    if not isinstance(content, Mapping) or content.get("format") != 1:
+        return "it has another format"
+    for section in ("question", *SECTIONS):
+        if not isinstance(content.get(section), Mapping):
+            return f"{section} is not there, or no mapping"
+    if not all(isinstance(content.get(name), kind) for name, kind in (("name", str), ("threads", int))):
+        return "name or threads are not there"
+    for section in ("datasets", "entries", "plans", "costs", "runs"):
+        for key, entry in content[section].items():
+            if not isinstance(entry, Mapping):
+                return f"{section}.{key} is no mapping"
+    for key, run in content["runs"].items():
+        missing = [] if "dataset" not in run else [name for name in RUN_KEYS if name not in run]
+        missing += [name for name in FINISHED_KEYS if run.get("status") == "finished" and name not in run]
+        if missing:
+            return f"runs.{key} has no {missing[0]}"
+    return None

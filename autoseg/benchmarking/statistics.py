@@ -3,6 +3,10 @@
 The scores of a competitor on a data set are `{fold: array (seeds, cases, names)}`, NaN where a Dice is undefined
 because neither prediction nor reference shows the name. Means are those of the evaluation: over the seeds of a case,
 then over the cases of a name, then over names, undefined ones left out each time.
+
+`units` tells which cases are not independent of each other, such as the images of one patient, or one case that two
+folds score: a name per row of `case_table`, without them every case is a unit of its own. Units are drawn whole in
+the bootstrap, and count once in the test of signed ranks.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from scipy import stats
 from autoseg.randomness import generator
 
 Scores = Mapping[str, np.ndarray]  # fold -> (seeds, cases, names)
+Error = tuple[float, int]  # standard error of a difference of means, and its degrees of freedom
 RESAMPLES = 2000
 TYPICAL_DEGREES = 4  # degrees of freedom that the field's typical noise counts for in that of one competitor
 FEWEST_FOLDS = 3  # that a deviation between folds is taken from
@@ -46,19 +51,31 @@ def run_means(scores: Scores) -> list[float]:
 
 
 def bootstrap_means(
-    field: Mapping[str, Scores], *, stream: str, seed: int = 0, resamples: int = RESAMPLES
+    field: Mapping[str, Scores],
+    *,
+    stream: str,
+    units: Sequence[str] | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
 ) -> dict[str, np.ndarray]:
     """Return, for every competitor, its foreground mean in each bootstrap draw (resamples,).
 
-    In a draw all competitors see the same cases, drawn with replacement; the seeds of each are drawn with replacement
-    for itself, per fold: one fewer than there are, since the usual bootstrap of two or three values is far too narrow
-    (Rao and Wu 1988). The numbers depend on the names of `stream` and competitors, not on their order.
+    In a draw all competitors see the same cases, whole units drawn with replacement; the seeds of each are drawn
+    with replacement for itself, per fold: one fewer than there are, since the usual bootstrap of two or three values is
+    far too narrow (Rao and Wu 1988). The numbers depend on the names of `stream` and competitors, not on their order.
     """
-    cases = len(case_table(next(iter(field.values()))))
-    drawn = generator(seed, f"benchmark/{stream}/cases").integers(cases, size=(resamples, cases))
-    weights = np.zeros((resamples, cases))
-    np.add.at(weights, (np.arange(resamples)[:, None], drawn), 1)
+    unit = unit_of_rows(units, len(case_table(next(iter(field.values())))))
+    count = int(unit.max(initial=-1)) + 1
+    drawn = generator(seed, f"benchmark/{stream}/cases").integers(count, size=(resamples, count))
+    of_units = np.zeros((resamples, count))
+    np.add.at(of_units, (np.arange(resamples)[:, None], drawn), 1)
+    weights = of_units[:, unit]
     return {name: _draws(scores, weights, f"benchmark/{stream}/{name}", seed) for name, scores in field.items()}
+
+
+def unit_of_rows(units: Sequence[str] | None, rows: int) -> np.ndarray:
+    """Return the number of the unit of every row, (rows,)."""
+    return np.arange(rows) if units is None else np.unique(list(units), return_inverse=True)[1]
 
 
 def _draws(scores: Scores, weights: np.ndarray, stream: str, seed: int) -> np.ndarray:
@@ -99,10 +116,17 @@ def interval(draws: np.ndarray) -> tuple[float, float] | None:
     return float(low), float(high)
 
 
-def paired_differences(first: Scores, second: Scores) -> np.ndarray:
-    """Return first minus second of every case where both are defined: the mean over its names, the mean over seeds."""
+def paired_differences(first: Scores, second: Scores, units: Sequence[str] | None = None) -> np.ndarray:
+    """Return first minus second of every unit where both are defined.
+
+    The mean over the names of a case and over seeds, then over the cases of the unit.
+    """
     difference = nan_mean(case_table(first), 1) - nan_mean(case_table(second), 1)
-    return difference[~np.isnan(difference)]
+    unit = unit_of_rows(units, len(difference))
+    defined = ~np.isnan(difference)
+    found, row = np.unique(unit[defined], return_inverse=True)
+    counts = np.bincount(row, minlength=len(found))
+    return np.bincount(row, difference[defined], minlength=len(found)) / counts
 
 
 def signed_rank_p(differences: np.ndarray) -> float:
@@ -203,8 +227,8 @@ def own_noise(field: Mapping[str, Scores]) -> dict[str, tuple[float, int] | None
     return {entry: drawn(*found) if found else common for entry, found in own.items()}
 
 
-def fold_margin(first: Scores, second: Scores) -> float | None:
-    """Return what the differences between folds make of the mean difference, at 95 %; None below three folds.
+def fold_error(first: Scores, second: Scores) -> Error | None:
+    """Return the standard error of the mean difference as it differs from fold to fold; None below three folds.
 
     Source: nnU-Net Revisited (Isensee et al. 2024): a difference below the noise from fold to fold is none.
     """
@@ -215,14 +239,25 @@ def fold_margin(first: Scores, second: Scores) -> float | None:
     differences = differences[~np.isnan(differences)]
     if len(differences) < FEWEST_FOLDS:
         return None
-    return float(stats.t.ppf(0.975, len(differences) - 1) * differences.std(ddof=1) / np.sqrt(len(differences)))
+    return float(differences.std(ddof=1) / np.sqrt(len(differences))), len(differences) - 1
 
 
-def noise_margin(
+def run_error(
     first: tuple[float, int] | None, runs: int, second: tuple[float, int] | None, other_runs: int
-) -> float | None:
-    """Return by how much the means of so many runs of two methods that are equally good differ at most, at 95 %."""
+) -> Error | None:
+    """Return the standard error of the difference of the means of so many runs, by the noise of either method."""
     if first is None or second is None:
         return None
-    degrees = min(first[1], second[1])
-    return float(stats.t.ppf(0.975, degrees) * np.sqrt(first[0] ** 2 / runs + second[0] ** 2 / other_runs))
+    return float(np.sqrt(first[0] ** 2 / runs + second[0] ** 2 / other_runs)), min(first[1], second[1])
+
+
+def margin_of(error: Error) -> float:
+    """Return by how much two methods that are equally good differ at most, at 95 %."""
+    return float(stats.t.ppf(0.975, error[1]) * error[0])
+
+
+def noise_p(difference: float, error: Error) -> float:
+    """Return the two-sided p of a difference of means by Student's t; 1 where there is no difference."""
+    if difference == 0:
+        return 1.0
+    return 0.0 if error[0] == 0 else float(2 * stats.t.sf(abs(difference) / error[0], error[1]))

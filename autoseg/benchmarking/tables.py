@@ -8,15 +8,32 @@ import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.verdict import Verdict
+from autoseg.errors import UserError
 from autoseg.storage import read_json, write_text
 
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 TABLE_FILE = "results.csv"
+MOST_NAMED = 3
 METRICS = ("dice", "iou", "hd95", "nsd")
 GIB = 2**30
+
+
+class LabelScores(BaseModel):
+    """What is read of the scores of one label of one case."""
+
+    dice: Share | None = None
+    iou: Share | None = None
+    nsd: Share | None = None
+    hd95: Annotated[float, Field(ge=0)] | None = None
+
+
+SCORES = TypeAdapter(dict[str, dict[str, LabelScores]])
 
 
 def write_tables(record: Record) -> None:
@@ -57,7 +74,7 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         "precision": run.get("precision"),
         "threads": costs.get("threads"),
         "device": costs.get("device"),
-        "error": run.get("error"),
+        "error": run.get("error") or (unscored_in_words(run) if run.get("unscored") else None),
     }
 
 
@@ -94,6 +111,17 @@ def voxels_per_step(record: Record, dataset: str, entry: str) -> int | None:
     return None if "patch_size" not in plan else math.prod(plan["patch_size"]) * plan["batch_size"]
 
 
+def unscored_in_words(run: Mapping[str, Any]) -> str:
+    """Return which cases a finished run has no scores of, and why."""
+    which = [f"{case} ({reason})" for case, reason in run["unscored"].items()]
+    return f"fold {run['fold']}, seed {run['seed']} could not score {len(which)} case(s): {listed(which)}"
+
+
+def listed(which: Sequence[str]) -> str:
+    """Return the first names, and how many there are more."""
+    return ", ".join(which[:MOST_NAMED]) + (f" and {len(which) - MOST_NAMED} more" if len(which) > MOST_NAMED else "")
+
+
 def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, Any]]:
     """Return the finished runs of an entry on a data set."""
     return [
@@ -108,9 +136,16 @@ def mean_steps(runs: Sequence[Mapping[str, Any]]) -> int:
     return round(statistics.mean(run["steps"] for run in runs))
 
 
-def scores_of(record: Record, run: dict[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return case -> label -> metric -> value of a finished run."""
-    return read_json(scores_file(record, run))["cases"]
+def scores_of(record: Record, run: Mapping[str, Any]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return case -> label -> metric -> value of a finished run; raises UserError where the file does not tell them."""
+    file = scores_file(record, run)
+    content = read_json(file)
+    try:
+        SCORES.validate_python(content.get("cases") if isinstance(content, dict) else None)
+    except ValidationError as error:
+        place, what = ".".join(map(str, error.errors()[0]["loc"])), error.errors()[0]["msg"]
+        raise UserError(f"this is no file of scores: {place or 'cases'}: {what}", where=file) from None
+    return content["cases"]
 
 
 def scores_file(record: Record, run: Mapping[str, Any]) -> Path:

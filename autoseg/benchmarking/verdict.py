@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -38,8 +38,9 @@ class Comparison:
     second: str
     difference: float
     interval: tuple[float, float] | None
-    cases: int
-    p: float
+    units: int  # independent ones: patients, where cases are grouped
+    rank_p: float  # of the signed ranks over units, alone
+    p: float  # the largest of that, of the noise between runs, and of that between folds
     corrected: float
     margin: float | None  # what the means of so many runs of equally good methods may differ by; None: unknown
     ranks_agree: bool = True  # with the mean: not so where a few bad cases outweigh many that are a little better
@@ -65,14 +66,17 @@ class Verdict:
 
     dataset: str
     cases: int
+    units: int  # independent ones among them: patients, where cases are grouped
+    folds: int
     standings: tuple[Standing, ...]
     comparisons: tuple[Comparison, ...]
-    winner: str | None  # None also where the best one has a single run: that cannot tell a method from its luck
+    winner: str | None  # None also where the best one is barred, or has a single run: that may be its luck
     not_worse: tuple[str, ...]  # that cannot be told from the best one, the best one left out
     tau: tuple[float, float, float] | None  # Kendall's, of bootstrap rankings to this one: mean and interval
     inter_deviation: float | None  # of the means of different methods
     intra_deviation: float | None  # of runs of one method, over seeds and folds
     notes: tuple[str, ...] = ()
+    barred: str | None = None  # why the best one cannot be called the winner, whatever its mean
 
     @property
     def suitability(self) -> float | None:
@@ -102,15 +106,19 @@ class _Pair:
     second: str
     difference: float
     interval: tuple[float, float] | None
-    cases: int
+    units: int
     ranks_agree: bool
+    rank_p: float
     p: float
+    margin: float | None
 
 
 @dataclass
 class _Draft:
     standings: list[Standing]
     pairs: list[_Pair]
+    cases: int
+    units: int
     draws: dict[str, np.ndarray] = field(default_factory=dict)
     tau: tuple[float, float, float] | None = None
 
@@ -119,29 +127,42 @@ def judge(
     scores: Mapping[str, Mapping[str, Scores]],
     *,
     notes: Mapping[str, tuple[str, ...]] | None = None,
+    units: Mapping[str, Sequence[str] | None] | None = None,
+    barred: Mapping[str, Mapping[str, str]] | None = None,
     seed: int = 0,
     resamples: int = paired.RESAMPLES,
 ) -> tuple[list[Verdict], list[Overall]]:
     """Return the verdict on every data set, and the ranking over all of them if there are several.
 
-    `scores`: data set -> competitor -> scores, see `statistics`. p-values are corrected over all pairs of all data
-    sets. Neither the order of data sets nor that of competitors changes anything.
+    `scores`: data set -> competitor -> scores; `units`: data set -> the unit of every case, see `statistics`; `barred`:
+    data set -> competitor -> why it cannot win. p-values are corrected over all pairs of all data sets. Neither the
+    order of data sets nor that of competitors changes anything.
     """
-    drafts = {name: _draft(name, dict(sorted(field.items())), seed, resamples) for name, field in scores.items()}
+    drafts = {
+        name: _draft(name, dict(sorted(field.items())), (units or {}).get(name), seed, resamples)
+        for name, field in scores.items()
+    }
     order = [(name, index) for name in sorted(drafts) for index in range(len(drafts[name].pairs))]
     corrected = dict(zip(order, paired.holm([drafts[name].pairs[index].p for name, index in order]), strict=True))
     verdicts = []
     for name, draft in drafts.items():
-        said = (notes or {}).get(name, ())
-        verdicts.append(_verdict(name, scores[name], draft, corrected, len(order), said))
+        found = tuple(
+            Comparison(pair.first, pair.second, pair.difference, pair.interval, pair.units, pair.rank_p,
+                       pair.p, corrected[name, index], pair.margin, pair.ranks_agree)
+            for index, pair in enumerate(draft.pairs)
+        )  # fmt: skip
+        said, kept = (notes or {}).get(name, ()), (barred or {}).get(name, {})
+        verdicts.append(_verdict(name, scores[name], draft, found, len(order), said, kept))
     return verdicts, _overall(drafts)
 
 
-def _draft(name: str, field: dict[str, Scores], seed: int, resamples: int) -> _Draft:
+def _draft(name: str, field: dict[str, Scores], units: Sequence[str] | None, seed: int, resamples: int) -> _Draft:
     entries = list(field)
-    means = np.array([paired.foreground_mean(paired.case_table(scores)) for scores in field.values()])
-    draws = paired.bootstrap_means(field, stream=name, seed=seed, resamples=resamples)
-    ranks, drawn = paired.ranks(means), paired.ranks(np.stack([draws[entry] for entry in entries], axis=1))
+    tables = {entry: paired.case_table(scores) for entry, scores in field.items()}
+    means = {entry: paired.foreground_mean(table) for entry, table in tables.items()}
+    draws = paired.bootstrap_means(field, stream=name, units=units, seed=seed, resamples=resamples)
+    ranks = paired.ranks(np.array([means[entry] for entry in entries]))
+    drawn = paired.ranks(np.stack([draws[entry] for entry in entries], axis=1))
     firsts = (drawn == drawn.min(axis=1, keepdims=True)) / (drawn == drawn.min(axis=1, keepdims=True)).sum(
         axis=1, keepdims=True
     )
@@ -151,56 +172,69 @@ def _draft(name: str, field: dict[str, Scores], seed: int, resamples: int) -> _D
         low, high = np.percentile(drawn[:, index], paired.INTERVAL)
         standings.append(
             Standing(
-                entry, float(means[index]), paired.interval(draws[entry]), len(runs),
+                entry, means[entry], paired.interval(draws[entry]), len(runs),
                 _first(paired.pooled_deviation([runs])), float(ranks[index]), float(drawn[:, index].mean()),
                 (float(low), float(high)), float(firsts[:, index].mean()),
             )
         )  # fmt: skip
     standings.sort(key=lambda standing: (standing.rank, standing.entry))
-    ordered = [standing.entry for standing in standings]
-    pairs = []
-    for first, second in itertools.combinations(ordered, 2):
-        differences = paired.paired_differences(field[first], field[second])
-        gap = means[entries.index(first)] - means[entries.index(second)]
-        agree = paired.rank_sign(differences) * gap >= 0
-        pairs.append(_Pair(first, second, float(gap), paired.interval(draws[first] - draws[second]),
-                           len(differences), bool(agree), paired.signed_rank_p(differences)))  # fmt: skip
     tau = None
     if len(entries) > 1:
         taus = paired.kendall_taus(drawn, ranks)
         taus = taus[~np.isnan(taus)]
         if taus.size:
             tau = (float(taus.mean()), *map(float, np.percentile(taus, paired.INTERVAL)))
-    return _Draft(standings, pairs, dict(zip(entries, drawn.T, strict=True)), tau)
+    rows = next(iter(tables.values()))
+    count = len(np.unique(paired.unit_of_rows(units, len(rows))))
+    return _Draft(
+        standings, _pairs(standings, field, units, draws), len(rows), count, dict(zip(entries, drawn.T, strict=True)),
+        tau,
+    )  # fmt: skip
+
+
+def _pairs(
+    standings: Sequence[Standing], field: Mapping[str, Scores], units: Sequence[str] | None,
+    draws: Mapping[str, np.ndarray],
+) -> list[_Pair]:  # fmt: skip
+    """Return every pair, the better mean first.
+
+    Its p is the largest of all its tests, so that correcting it for many comparisons holds for each of them: noise
+    that all cases of a run share is none that a test over cases can see.
+    """
+    noise = paired.own_noise(field)
+    pairs = []
+    for one, other in itertools.combinations(standings, 2):
+        first, second = one.entry, other.entry
+        differences = paired.paired_differences(field[first], field[second], units)
+        gap = one.mean - other.mean
+        errors = [error for error in (
+            paired.run_error(noise[first], one.runs, noise[second], other.runs),
+            paired.fold_error(field[first], field[second]),
+        ) if error is not None]  # fmt: skip
+        rank_p = paired.signed_rank_p(differences)
+        p = max([rank_p, *(paired.noise_p(gap, error) for error in errors)])
+        agree = paired.rank_sign(differences) * gap >= 0
+        margin = max((paired.margin_of(error) for error in errors), default=None)
+        span = paired.interval(draws[first] - draws[second])
+        pairs.append(_Pair(first, second, float(gap), span, len(differences), bool(agree), rank_p, p, margin))
+    return pairs
 
 
 def _verdict(
-    name: str, field: Mapping[str, Scores], draft: _Draft, corrected: Mapping[tuple[str, int], float], comparisons: int,
-    notes: tuple[str, ...],
+    name: str, field: Mapping[str, Scores], draft: _Draft, found: tuple[Comparison, ...], comparisons: int,
+    notes: tuple[str, ...], barred: Mapping[str, str],
 ) -> Verdict:  # fmt: skip
     intra = _first(paired.pooled_deviation([paired.run_means(scores) for scores in field.values()]))
-    noise, counts = paired.own_noise(field), {standing.entry: standing.runs for standing in draft.standings}
     means = [standing.mean for standing in draft.standings]
     inter = float(np.std(means, ddof=1)) if len(means) > 1 else None
-
-    def margin(first: str, second: str) -> float | None:
-        seeds = paired.noise_margin(noise[first], counts[first], noise[second], counts[second])
-        known = [each for each in (seeds, paired.fold_margin(field[first], field[second])) if each is not None]
-        return max(known, default=None)
-
-    found = tuple(
-        Comparison(pair.first, pair.second, pair.difference, pair.interval, pair.cases, pair.p,
-                   corrected[name, index], margin(pair.first, pair.second), pair.ranks_agree)
-        for index, pair in enumerate(draft.pairs)
-    )  # fmt: skip
     best, runs = draft.standings[0].entry, draft.standings[0].runs
     against = [comparison for comparison in found if comparison.first == best]
     open_ones = tuple(comparison.second for comparison in against if not comparison.decided)
-    cases = len(paired.case_table(next(iter(field.values()))))
-    winner = best if against and not open_ones and runs > 1 else None
-    warnings = _warnings(found, cases, comparisons, intra, against)
-    return Verdict(name, cases, tuple(draft.standings), found, winner, open_ones, draft.tau, inter, intra,
-                   (*notes, *warnings))  # fmt: skip
+    folds = len(next(iter(field.values())))
+    winner = best if against and not open_ones and runs > 1 and best not in barred else None
+    warnings = _warnings(found, draft, comparisons, intra, against, folds)
+    return Verdict(name, draft.cases, draft.units, folds, tuple(draft.standings), found, winner, open_ones, draft.tau,
+                   inter, intra, (*notes, *warnings), barred.get(best))  # fmt: skip
 
 
 def _first(found: tuple[float, int] | None) -> float | None:
@@ -208,16 +242,28 @@ def _first(found: tuple[float, int] | None) -> float | None:
 
 
 def _warnings(
-    found: tuple[Comparison, ...], cases: int, comparisons: int, intra: float | None, against: list[Comparison]
-) -> list[str]:
-    said = []
-    if found and paired.smallest_p(cases) * comparisons >= LEVEL:
+    found: tuple[Comparison, ...], draft: _Draft, comparisons: int, intra: float | None, against: list[Comparison],
+    folds: int,
+) -> list[str]:  # fmt: skip
+    said, counted = [], f"{draft.units} cases"
+    if draft.units < draft.cases:
+        counted = f"{draft.units} groups of cases"
         said.append(
-            f"With {cases} cases no difference, however large, can pass the correction for {comparisons} comparisons: "
+            f"The {draft.cases} cases are of {draft.units} groups (patients, or cases that several folds score), which "
+            "count as one each in tests and intervals: cases of a group are no independent evidence."
+        )
+    if found and paired.smallest_p(draft.units) * comparisons >= LEVEL:
+        said.append(
+            f"With {counted} no difference, however large, can pass the correction for {comparisons} comparisons: "
             "no winner is possible here. More folds (more cases), or fewer methods in one campaign, would change that."
         )
-    if cases < FEW_CASES:
-        said.append(f"With {cases} cases bootstrap intervals are narrower than they should be.")
+    if draft.units < FEW_CASES:
+        said.append(f"With {counted} bootstrap intervals are narrower than they should be.")
+    if found and folds < paired.FEWEST_FOLDS:
+        said.append(
+            f"{folds} fold(s): how much differences vary from one split to another is unknown, and what is said here "
+            "holds for this split. All folds would tell (--folds cv)."
+        )
     if intra is None:
         said.append(
             "Every method has one run only, so the noise between runs is unknown and the intervals do not contain it: "

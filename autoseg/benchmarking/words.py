@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from autoseg.benchmarking.verdict import Verdict
+from autoseg.benchmarking.statistics import FEWEST_FOLDS
+from autoseg.benchmarking.verdict import FEW_CASES, Verdict
 
 MOST_NAMED = 8
+FEWEST_METHODS = 3  # whose deviation tells something of a data set
 SEPARATING = 2.0  # ratio of the deviations from which on a data set tells methods apart
 
 
@@ -17,9 +19,16 @@ def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
     if len(verdict.standings) == 1:
         return [f"Only {leader} has finished runs ({dice}); there is nothing to compare it with."]
     if verdict.winner is not None:
+        several = verdict.folds >= FEWEST_FOLDS
+        noise = "seeds or folds" if several else "seeds"
         return [
-            f"{leader} is best with a mean Dice of {dice}: better than every other method, each with a 95 % interval "
-            "of the difference that excludes zero, a corrected p below 0.05, and by more than seeds or folds may make."
+            f"{leader} is best {'' if several else 'on this split '}with a mean Dice of {dice}: better than every "
+            "other method, each with a 95 % interval of the difference that excludes zero, a corrected p below 0.05, "
+            f"and by more than {noise} may make."
+        ]
+    if verdict.barred is not None:
+        return [
+            f"No winner. {leader} has the highest mean Dice ({dice}), but not on all that was asked: {verdict.barred}"
         ]
     if not verdict.not_worse:
         return [
@@ -46,10 +55,13 @@ def stability_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]
             f"of them {low:.2f} to {high:.2f}; 1 is the same order)."
         )
     if verdict.suitability is not None and verdict.inter_deviation is not None and verdict.intra_deviation is not None:
-        words = "separates the methods" if verdict.suitability >= SEPARATING else "hardly separates the methods"
+        enough = len(verdict.standings) >= FEWEST_METHODS and verdict.units >= FEW_CASES
+        words = "so the data set hardly separates the methods"
+        if verdict.suitability >= SEPARATING:
+            words = "so the data set separates the methods" if enough else "of too few methods or cases to say more"
         said.append(
             f"Means of methods deviate by {verdict.inter_deviation:.4f}, runs of one method by "
-            f"{verdict.intra_deviation:.4f}: a ratio of {verdict.suitability:.1f}, so the data set {words}."
+            f"{verdict.intra_deviation:.4f}: a ratio of {verdict.suitability:.1f}, {words}."
         )
         if verdict.winner is not None and verdict.suitability < SEPARATING:
             said.append("The winner is told by differences on the same cases and folds, which deviate less.")

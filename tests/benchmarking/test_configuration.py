@@ -82,6 +82,20 @@ def test_the_fingerprint_is_believed_where_there_is_one(workspace):
     assert not is_flat(open_dataset(folder, workspace), workspace)
 
 
+@pytest.mark.parametrize("name", ["nonsense", "3d_cascade_fullres"])
+def test_a_configuration_that_no_plan_has_is_refused_before_anything_is_estimated(workspace, name):
+    folder = make_dataset(workspace, (6, 20, 24), ".nii.gz")
+    with pytest.raises(UserError, match=f"plans have no configuration '{name}'") as error:
+        dry_run(question(folder, configuration=name), workspace=workspace)
+    assert "2d or 3d_fullres or 3d_lowres" in error.value.mend
+
+
+def test_flat_images_are_not_compared_in_3d(workspace):
+    folder = make_dataset(workspace, (20, 24), ".png")
+    with pytest.raises(UserError, match="2D images have no configuration '3d_fullres'"):
+        dry_run(question(folder, configuration="3d_fullres"), workspace=workspace)
+
+
 def test_plans_for_all_say_which_configuration(place):
     folder = place.raw / DATASET
     dataset = open_dataset(folder, place)

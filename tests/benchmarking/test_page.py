@@ -39,7 +39,7 @@ def page_of(done):
 def test_a_page_with_a_winner(campaign):
     done = campaign("plain_unet", "unet", "swin_unet", recipes="common")
     text = page_of(done)
-    assert "plain_unet is best with a mean Dice of" in text
+    assert "plain_unet is best on this split with a mean Dice of" in text
     assert ">a winner</span>" in text
     assert text.count("<figure") == 5
     assert "Dice by label" in text

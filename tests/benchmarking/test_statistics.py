@@ -11,12 +11,14 @@ from autoseg.benchmarking.statistics import (
     holm,
     interval,
     kendall_taus,
+    margin_of,
     nan_mean,
-    noise_margin,
+    noise_p,
     own_noise,
     paired_differences,
     pooled_deviation,
     ranks,
+    run_error,
     run_means,
     run_noise,
     signed_rank_p,
@@ -161,9 +163,36 @@ def test_noise_of_one_seed_is_between_folds_without_their_difficulty():
 
 
 def test_margin_by_hand():
-    assert noise_margin((0.02, 4), 3, (0.02, 9), 1) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
-    assert noise_margin((0.01, 4), 1, (0.02, 4), 4) == pytest.approx(2.7764 * np.sqrt(0.0001 + 0.0001), rel=1e-4)
-    assert noise_margin(None, 3, (0.02, 4), 1) is None
+    error = run_error((0.02, 4), 3, (0.02, 9), 1)
+    assert error == pytest.approx((0.02 * np.sqrt(4 / 3), 4))
+    assert margin_of(error) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
+    other = run_error((0.01, 4), 1, (0.02, 4), 4)
+    assert margin_of(other) == pytest.approx(2.7764 * np.sqrt(0.0001 + 0.0001), rel=1e-4)
+    assert run_error(None, 3, (0.02, 4), 1) is None
+
+
+def test_p_of_a_difference_beside_its_noise():
+    assert noise_p(2.7764 * 0.01, (0.01, 4)) == pytest.approx(0.05, rel=1e-3)  # t of four degrees, two sides
+    assert noise_p(-2.7764 * 0.01, (0.01, 4)) == noise_p(2.7764 * 0.01, (0.01, 4))
+    assert noise_p(0.0, (0.01, 4)) == noise_p(0.0, (0.0, 4)) == 1.0
+    assert noise_p(0.1, (0.0, 4)) == 0.0
+
+
+def test_cases_of_a_unit_count_once():
+    first = {"0": np.array([[[0.9], [0.7], [0.5]]]), "1": np.array([[[0.9]]])}
+    second = {"0": np.array([[[0.8], [0.4], [0.5]]]), "1": np.array([[[0.5]]])}
+    units = ("p", "p", "q", "q")  # a case of fold 1 is of the second patient, too
+    assert paired_differences(first, second, units) == pytest.approx([(0.1 + 0.3) / 2, (0.0 + 0.4) / 2])
+    undefined = {"0": np.array([[[0.8], [0.4], [NAN]]]), "1": np.array([[[NAN]]])}
+    assert paired_differences(first, undefined, units) == pytest.approx([0.2])  # nothing is known of the second
+
+
+def test_units_are_drawn_whole():
+    """Two patients, of one case with 0 and of three with 1: a draw has none, one or both of either."""
+    field = {"a": {"0": np.array([[[0.0], [1.0], [1.0], [1.0]]])}}
+    drawn = bootstrap_means(field, stream="x", units=("p", "q", "q", "q"), resamples=2000)["a"]
+    assert set(np.round(drawn, 6)) == {0.0, 0.75, 1.0}
+    assert np.mean(drawn == 0.75) == pytest.approx(0.5, abs=0.04)
 
 
 def runs_around(level, *offsets):

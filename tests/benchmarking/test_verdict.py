@@ -1,5 +1,7 @@
 """What may be said: a winner only where every comparison is decided."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -31,7 +33,9 @@ def test_a_clear_difference_has_a_winner():
     assert verdict.standings[0].share_first == 1.0
     assert verdict.tau == pytest.approx((1.0, 1.0, 1.0))
     (sentence,) = verdict_sentences(verdict, {"a": "A", "b": "B", "c": "C"})
-    assert sentence.startswith("A is best with a mean Dice of 0.8")
+    assert sentence.startswith("A is best on this split with a mean Dice of 0.8")
+    assert sentence.endswith("by more than seeds may make.")
+    assert any("holds for this split" in note for note in verdict.notes)
 
 
 def test_identical_methods_have_no_winner():
@@ -104,7 +108,8 @@ def test_a_lead_within_the_noise_between_runs_is_not_claimed():
              "b": {"0": np.stack([cases, cases + 0.04, cases - 0.01])[:, :, None]}}  # fmt: skip
     verdict = judged(field)
     comparison = verdict.comparisons[0]
-    assert comparison.corrected < 1e-6  # cases alone would decide it
+    assert comparison.rank_p < 1e-6  # cases alone would decide it
+    assert comparison.corrected > 0.05
     assert comparison.below_noise
     assert verdict.winner is None
     assert any("must not be claimed" in note for note in verdict.notes)
@@ -138,7 +143,7 @@ def test_a_lead_within_the_noise_between_folds_is_not_claimed():
              "b": {fold: values[:, :, None] for fold, values in two.items()}}  # fmt: skip
     verdict = judged(field)
     (comparison,) = verdict.comparisons
-    assert comparison.corrected < 0.05
+    assert comparison.rank_p < 0.05
     # by hand: mean 0.042, deviation 0.05404, times t(4) 2.7764 over the root of 5
     assert comparison.margin == pytest.approx(2.7764 * 0.05404 / np.sqrt(5), rel=1e-3)
     assert comparison.below_noise
@@ -180,4 +185,6 @@ def test_a_dry_run_says_where_no_winner_is_possible():
     assert "2 comparisons" in said
     assert len(undecidable([estimate("a", 30, 8), estimate("b", 30, 40)])) == 1
     assert undecidable([estimate("a", 1, 2)]) == []
+    patients = dataclasses.replace(estimate("c", 2, 20), units=5)
+    assert "with 5 groups of 20 cases no difference" in undecidable([patients])[0]
     assert as_dict([estimate("a", 30, 8)], 1)["warnings"] == undecidable([estimate("a", 30, 8)])
