@@ -22,7 +22,7 @@ channels in their order: planning fills in both), vit_file (none: no file), vit_
 in), vit (size of the random ViT: width, depth, heads, patch, side; none: 96, 4, 6, 8, 14), skip ("both", the default:
 the decoder takes the skips of both encoders; "image": of the image's alone), norm ("batch", published and the default
 in 2D; "instance", the default in 3D, where batches are small).
-Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe).
+Optimiser of Y-Net: Adam, learning rate 5e-4, weight decay 1e-4, no deep supervision (its recipe).
 
 Parameters in 2D with three channels, one output, six heads, widths 32 to 512, without deep supervision: 10 900 129 by
 the description, the same here.
@@ -75,7 +75,7 @@ class DIAMANT(Architecture):
         "skip": "both", "norm": None,
     }  # fmt: skip
     choices = {"skip": ("both", "image"), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 1e-4}
+    recipe = {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 1e-4, "deep_supervision": False}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

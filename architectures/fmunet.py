@@ -12,7 +12,7 @@ proportion. 2D is the same network.
 Options: widths, depth (2: convolutions of a stage), dropout (0.2, of the third and deeper resolutions).
 
 Authors, as for `pct_net`: Adam, learning rate 1e-3 falling as a polynomial of power 0.8, weight decay 1e-5, loss
-0.5 Dice + 0.5 cross-entropy (used unless others are given).
+0.5 Dice (background included) + 0.5 cross-entropy (used unless others are given).
 Parameters with one channel, two outputs, isotropic: published 47 332 680, here the same.
 """
 
@@ -43,7 +43,7 @@ class FMUNet(Architecture):
     defaults = {"widths": None, "depth": 2, "dropout": 0.2}
     recipe = {
         "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-5, "annealing_power": 0.8, "dice_weight": 0.5,
-        "cross_entropy_weight": 0.5,
+        "cross_entropy_weight": 0.5, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

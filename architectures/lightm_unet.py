@@ -12,9 +12,8 @@ Options: width, resolutions (4), groups (8) of the group norms.
 
 Follows the released code where the paper differs (a plain one-directional Mamba). The first stage scans all voxels:
 light in parameters, not in time.
-Published optimiser: Adam, learning rate 1e-4, epsilon 1e-5, weight decay 1e-5, float32 (its recipe, used unless
-others are given); the paper asks for 1e-4, short runs want 1e-3. The decay is on all weights, the Mamba layers' A_log
-and D included, which are better left out.
+Published optimiser: Adam, learning rate 1e-4, epsilon 1e-5, weight decay 1e-5, gradient clip 12, float32 (its recipe,
+used unless others are given); short runs want 1e-3. The Mamba layers' A_log and D are left out of the decay.
 
 Parameters in 3D with one channel, three outputs: released code 5 015 766 (the paper says 1.87 M), here 5 015 766.
 """
@@ -43,7 +42,8 @@ class LightMUNet(Architecture):
 
     defaults = {"width": None, "resolutions": RESOLUTIONS, "groups": GROUPS}
     recipe = {
-        "optimizer": "adam", "learning_rate": 1e-4, "epsilon": 1e-5, "weight_decay": 1e-5, "precision": "fp32"
+        "optimizer": "adam", "learning_rate": 1e-4, "epsilon": 1e-5, "weight_decay": 1e-5, "own_decay": True,
+        "gradient_clip": 12.0, "precision": "fp32",
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
@@ -87,6 +87,10 @@ class LightMUNet(Architecture):
                 "options": {**options, "width": width},
             }
         )
+
+    def undecayed(self) -> set[str]:
+        """Return the logarithms of the scans' rates, and the weights of what passes them by."""
+        return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D"))}
 
     def encode(self, x: Tensor) -> list[Tensor]:
         """Return one map (B, F, *S / stride) per resolution, high to low, for x (B, C, *S)."""

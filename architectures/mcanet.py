@@ -14,9 +14,8 @@ Options: size ("T", default, "S", "B"), width (channels of the first stage), nor
 an axis is fed by the strips along the next one, in 2D as published, and takes the sum of the others as queries.
 Left out: temperatures that nothing uses (8 parameters). The encoder of SegNeXt, pretrained on ImageNet, starts ours:
 `train --pretrained FILE` (2D); without, all weights are drawn. Recipe, used unless others are given: AdamW, 5e-4 for
-random weights, 6e-5 for pretrained ones, ten times that for the head (in full runs), weight decay 0.01, on norms, too,
-which the authors leave out; a warm-up of 1 500 of 80 000 steps, then a line to half the rate, where the authors stop.
-Not taken: their loss is cross-entropy alone (`--set dice_weight=0`).
+random weights, 6e-5 for pretrained ones, ten times that for the head (in full runs), weight decay 0.01 but on norms, a
+warm-up of 1 500 of 80 000 steps, then a line to half the rate, where the authors stop; cross-entropy alone.
 Parameters with three channels, one output: published T 4 047 401, here 4 047 393.
 """
 
@@ -32,7 +31,7 @@ from autoseg.architectures.blocks.classifier_weights import mscan_weights
 from autoseg.architectures.blocks.depthwise_conv import depthwise
 from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.eva import DropPath
-from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
+from autoseg.architectures.blocks.normalization import NORMS, make_norm, norm_parameters, usual_norm
 from autoseg.architectures.blocks.patch_strides import grids, patch_strides
 from torch import Tensor, nn
 
@@ -70,8 +69,8 @@ class MCANet(Architecture):
     defaults = {"size": "T", "width": None, "norm": None, "drop_path": 0.1, "dropout": 0.1}
     choices = {"size": tuple(SIZES), "norm": (None, *NORMS)}
     recipe = {
-        "optimizer": "adamw", "learning_rate": 5e-4, "own_rates": True, "weight_decay": 0.01, "warmup_share": 0.01875,
-        "annealing_power": 1.0, "final_rate": 0.5,
+        "optimizer": "adamw", "learning_rate": 5e-4, "own_rates": True, "weight_decay": 0.01, "own_decay": True,
+        "warmup_share": 0.01875, "annealing_power": 1.0, "final_rate": 0.5, "dice_weight": 0.0,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
@@ -116,6 +115,10 @@ class MCANet(Architecture):
         """Return those of encoder and head: published are 6e-5 for pretrained weights, and ten times that."""
         encoder = PRETRAINED_RATE / self.recipe["learning_rate"] if pretrained else 1.0
         return {"stages.": encoder, "head.": HEAD_FACTOR * encoder}
+
+    def undecayed(self) -> set[str]:
+        """Return the scales and shifts of all norms."""
+        return norm_parameters(self)
 
     def translate_weights(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         """Weights of SegNeXt's MSCAN are the encoder's."""

@@ -16,8 +16,8 @@ finest scale), norm ("batch", published and the default in 2D; "instance", the d
 Left out: heads and convolutions that nothing uses (955 412 parameters). Weights are random, as published; resnext101
 takes those of a classifier, too: `train --pretrained FILE`. Deep supervision has two outputs per scale, all of full
 resolution and equal weight; without it there are no P.
-Published optimiser: Adam, learning rate 1e-3, betas 0.9 and 0.99 (its recipe, used unless others are given). The
-authors halve the rate by when the best epoch was, for which the engine's schedule stands.
+Published: Adam, learning rate 1e-3, betas 0.9 and 0.99, cross-entropy alone of every map (its recipe, used unless
+others are given). The authors halve the rate by when the best epoch was, for which the engine's schedule stands.
 
 Parameters with one channel, five outputs, resnext101: published 103 556 063 without unused ones, here the same. With
 the planned encoder of six stages, 32 to 320 channels, in 2D 46 847 455.
@@ -62,7 +62,7 @@ class MSDualGuided(Architecture):
 
     defaults = {"backbone": "plan", "width": None, "first": None, "norm": None}
     choices = {"backbone": ("plan", "resnext101"), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adam", "learning_rate": 1e-3, "beta2": 0.99, "weight_decay": 0.0}
+    recipe = {"optimizer": "adam", "learning_rate": 1e-3, "beta2": 0.99, "weight_decay": 0.0, "dice_weight": 0.0}
     trainer = "guided_attention"
 
     def __init__(self, spec: NetworkSpec):

@@ -13,8 +13,9 @@ Options: widths (the class default of the authors: 32, 64, 128, 256, 512), windo
 levels), drop_path (0.2), norm ("batch" as published, or "instance": batches of one sample train with either, but batch
 norm then sees that sample alone).
 
-Authors: Adam, learning rate 1e-3, weight decay 1e-5, loss 0.5 Dice + 0.5 cross-entropy, batch 2; the rate falls as a
-polynomial of power 0.8 in the published code (used unless others are given), in the paper it halves from time to time.
+Authors: Adam, learning rate 1e-3, weight decay 1e-5, loss 0.5 Dice (background included) + 0.5 cross-entropy, batch 2;
+the rate falls as a polynomial of power 0.8 in the published code (used unless others are given), in the paper it halves
+from time to time.
 Deviations: the released index of relative positions mixes up offsets, here each has its own; the released window is
 cubic, cut to the map's shortest axis. Their unused branches are left out. `fmunet` is their later network.
 Parameters with one channel, two outputs, near-isotropic (mode 1): published 44 199 386 without the unused branches, of
@@ -52,7 +53,7 @@ class PCTNet(Architecture):
     choices = {"norm": NORMS}
     recipe = {
         "optimizer": "adam", "learning_rate": 1e-3, "weight_decay": 1e-5, "annealing_power": 0.8, "dice_weight": 0.5,
-        "cross_entropy_weight": 0.5,
+        "cross_entropy_weight": 0.5, "dice_background": True,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

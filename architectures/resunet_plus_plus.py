@@ -12,8 +12,8 @@ published and the default in 2D; "instance", the default in 3D, where batches ar
 
 3D is an extension. With one sample per batch, batch norm takes its statistics over the sample's positions. Heads at
 lower resolution, made only with deep supervision, are an extension too. Published optimiser: Nadam, learning rate 1e-4,
-Dice loss alone, with smooth 1 (its recipe, used unless others are given; their later code has Adam, and cross-entropy).
-They lower the rate where the loss stays, for which the engine's schedule stands.
+Dice loss alone, with smooth 1, no deep supervision (its recipe, used unless others are given; their later code has
+Adam, and cross-entropy). They lower the rate where the loss stays, for which the engine's schedule stands.
 
 Parameters with three channels, one output, four stages, without deep supervision: published 4 062 993, here the same.
 """
@@ -52,7 +52,7 @@ class ResUNetPlusPlus(Architecture):
     choices = {"aspp_scale": ("plan", "paper"), "norm": (None, *NORMS)}
     recipe = {
         "optimizer": "nadam", "learning_rate": 1e-4, "weight_decay": 0.0, "cross_entropy_weight": 0.0,
-        "dice_smooth": 1.0,
+        "dice_smooth": 1.0, "deep_supervision": False,
     }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):

@@ -7,7 +7,10 @@ Taken from the plan: the number of stages (the input resolution and at most four
 coarse axis keeps its size where the plan keeps it, the stem's kernel is 3 instead of 7 there; the widths, by default
 48 where the plan has 32 and doubled per stage; the slices of the third scan, counted on the feature map. 2D is an
 extension: rows are the slices. The heads at lower resolution are an extension too, made only with deep supervision,
-which the paper does not use. Not taken: the authors' loss, cross-entropy alone (`--set dice_weight=0`).
+which the paper does not use.
+
+Published: SGD, learning rate 0.01, momentum 0.99 (Nesterov's), weight decay 3e-5, a polynomial, gradient clip 12,
+cross-entropy alone, every patch on foreground, no deep supervision (its recipe, used unless others are given).
 
 Parameters with one channel, three outputs, without deep supervision: published 67.36 M, here 67 362 723.
 """
@@ -36,6 +39,11 @@ class SegMamba(Architecture):
     """SegMamba, 2D and 3D: convolutions and three-way selective scans down, residual convolutions up."""
 
     defaults = {"width": None}  # of the first two resolutions
+    recipe = {
+        "optimizer": "sgd", "learning_rate": 0.01, "momentum": 0.99, "nesterov": True, "weight_decay": 3e-5,
+        "annealing": "polynomial", "annealing_power": 0.9, "gradient_clip": 12.0, "foreground_fraction": 1.0,
+        "deep_supervision": False, "dice_weight": 0.0,
+    }  # fmt: skip
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

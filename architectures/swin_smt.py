@@ -14,9 +14,9 @@ moe_layers (3: how many stages, counted from the end, have experts), residual_st
 the entry of every stage, "v2"), merging ("swin_unetr": with its quirk; "all": all neighbours).
 
 Swin UNETR's weights, or those of its pretrained encoder, start all but the mixtures: `train --pretrained FILE`.
-Published: AdamW, learning rate 1e-4, weight decay 1e-5, cosine (its recipe, used unless others are given), with a
-warm-up whose length is not known here; there is none. Deviations: every kernel is 3, on coarse axes too; where a window
-is shrunk, its bias keeps the rows of its offsets (the published code counts rows anew).
+Published, from memory: AdamW, learning rate 1e-4, weight decay 1e-5, cosine (its recipe, used unless others are given),
+with a warm-up whose length is not known here; there is none. Deviations: every kernel is 3, on coarse axes too; where a
+window is shrunk, its bias keeps the rows of its offsets (the published code counts rows anew).
 Parameters with one channel, 118 outputs: published 170.78 M, here 170 783 560; without experts and with residual
 stages: published 72.76 M, here 72 767 752.
 """

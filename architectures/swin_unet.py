@@ -15,7 +15,8 @@ Options: width, depths (2, 2, 6, 2 as released; 2, 2, 2, 2 is the autoencoder's 
 heads (3, 6, 12, 24), window (7), drop_path (0.1, of the last block).
 
 Authors: AdamW, learning rate 1e-3, betas 0.9 and 0.95, weight decay 0.05, 40 of 150 epochs warm-up, cosine, loss Dice
-as TransUNet's (squared denominators, background included) + cross-entropy (used unless others are given), batch 32.
+as TransUNet's (squared denominators, background included) + cross-entropy, of equal weight from memory (used unless
+others are given), batch 32.
 Parameters with three channels and outputs, 2D: published 41 378 724, here the same.
 """
 

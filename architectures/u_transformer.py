@@ -13,7 +13,7 @@ published: attention replaces the bottom), norm ("batch", published and the defa
 
 The paper leaves depth, width and number of heads open; the reference is a re-implementation's, with its two faults
 mended: softmax over keys, a sigmoid gate. Heads at lower resolution, made only with deep supervision, are an extension.
-Published optimiser: Adam, learning rate 1e-4 (its recipe, used unless others are given).
+Published, from memory: Adam, learning rate 1e-4 (its recipe, used unless others are given, without deep supervision).
 
 Parameters in 2D with three channels, one output, widths 64 to 512, without deep supervision: reference 11 677 825, the
 same here.
@@ -49,7 +49,7 @@ class UTransformer(Architecture):
 
     defaults = {"heads": 8, "max_tokens": 4096, "mhsa_residual": False, "norm": None}
     choices = {"mhsa_residual": (False, True), "norm": (None, *NORMS)}
-    recipe = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0}
+    recipe = {"optimizer": "adam", "learning_rate": 1e-4, "weight_decay": 0.0, "deep_supervision": False}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -9,6 +9,7 @@ only. As published: 2D networks have no skip at full resolution; `options["varia
 
 Differs from the published code: a LayerNorm that nothing uses is left out; the mLSTM is computed chunk by chunk, which
 gives the same numbers at linear instead of quadratic cost; heads at lower resolution exist only with deep supervision.
+Published optimiser: nnU-Net's SGD, as the engine's default, at a rate that its authors give on the command line.
 
 Parameters with one channel, three outputs, 128^3, six stages: published 43 697 095 (enc) and 42 088 247 (bot), of which
 1 280 and 640 are the unused LayerNorms; here 43 695 815 and 42 087 607.

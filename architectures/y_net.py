@@ -15,7 +15,7 @@ skips too), cat_merge (false: encoders are concatenated; true: elements alternat
 scrambles space), norm ("batch", published and the default in 2D; "instance", the default in 3D, where batches are
 small). Losses are the engine's: the published one takes a softmax twice, by mistake, so that its minimum is not 0; no
 option brings that back.
-Published optimiser: Adam, learning rate 5e-4, weight decay 1e-4 (its recipe, used unless others are given).
+Published: Adam, learning rate 5e-4, weight decay 1e-4, no deep supervision (its recipe, used unless others are given).
 
 Parameters in 2D with one channel, nine outputs, widths 32 to 512, without deep supervision: published 6 925 353, the
 same here.
@@ -49,7 +49,7 @@ class YNet(Architecture):
     choices = {
         "ffc": (True, False), "skip_ffc": (False, True), "cat_merge": (False, True), "norm": (None, *NORMS),
     }  # fmt: skip
-    recipe = {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 1e-4}
+    recipe = {"optimizer": "adam", "learning_rate": 5e-4, "weight_decay": 1e-4, "deep_supervision": False}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -86,6 +86,13 @@ class Architecture(nn.Module):
         The trainer's setting `own_rates` asks for it; a recipe sets that. `pretrained`: the run starts from weights.
         """
         return {}
+
+    def undecayed(self) -> Collection[str]:
+        """Return the names of the parameters that the network's authors leave out of weight decay.
+
+        The trainer's setting `own_decay` asks for it; a recipe sets that.
+        """
+        return ()
 
     def takes_regions(self) -> bool:
         """Return whether outputs can be activated one by one, as overlapping regions need; else by softmax only."""

@@ -4,10 +4,10 @@ Source: Sinha and Dolz, Multi-scale self-guided attention for medical image segm
 arXiv:1906.02849; written from the description. The codes of both passes shall agree (weight 0.25), and every semantic
 module shall give back what it sees (weight 0.1); both are mean squared differences, with gradients on both sides.
 
-Deviations: the label loss is the engine's, Dice and cross-entropy (`--set dice_weight=0`: cross-entropy alone, as
-published), averaged over the outputs where the authors add them up; the guiding losses are divided by the same number,
-so that their share is the published one. Published: batches of 8, 500 epochs, the rate halved now and then; here
-optimiser and schedule are the plan's or the architecture's.
+The label loss is cross-entropy alone, as published, by the recipe of `ms_dual_guided`; `--set dice_weight=1` adds the
+engine's Dice. Deviations: it is averaged over the outputs where the authors add them up; the guiding losses are divided
+by the same number, so that their share is the published one. Published: batches of 8, 500 epochs, the rate halved now
+and then; here batch and schedule are the plan's.
 
 Run: `autoseg train DATA 2d 0 --architecture ms_dual_guided --trainer guided_attention`. Costs as much per step as the
 default trainer. A network without semantic modules is trained as by the default trainer, and a warning says so.

@@ -1,4 +1,4 @@
-"""Batch or instance norm, chosen by name, for 2 or 3 dimensions."""
+"""Batch or instance norm, chosen by name, for 2 or 3 dimensions; the parameters of norms."""
 
 from __future__ import annotations
 
@@ -20,3 +20,10 @@ def make_norm(dims: int, kind: str, width: int) -> nn.Module:
     """Return the norm of `width` channels, with scale and shift; `kind` is one of NORMS."""
     layer = _CLASSES[kind][dims - 2]
     return layer(width) if kind == "batch" else layer(width, affine=True)
+
+
+def norm_parameters(network: nn.Module) -> set[str]:
+    """Return the names of the scales and shifts of all norms of a network."""
+    kinds = (*(kind for pair in _CLASSES.values() for kind in pair), nn.GroupNorm, nn.LayerNorm)
+    found = ((name, layer) for name, layer in network.named_modules() if isinstance(layer, kinds))
+    return {name for prefix, layer in found for name, _ in layer.named_parameters(prefix)}

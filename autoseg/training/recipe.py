@@ -27,7 +27,7 @@ ADAPTIVE = ("adam", "adamw", "nadam")
 OF_SCHEDULE = ("annealing", "annealing_power", "final_rate")
 OF_OPTIMIZER = (
     "optimizer", "learning_rate", "own_rates", "momentum", "nesterov", "beta1", "beta2", "epsilon", "weight_decay",
-    "warmup_share",
+    "own_decay", "warmup_share",
 )  # fmt: skip
 FULL = {
     "optimizer": "sgd",
@@ -60,7 +60,7 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
     A full run has it as published. In a shorter one the learning rate of AdamW (or Adam) is raised as much as the
     common one is, at most to that, the schedule is the common one, as is the warm-up (`warmup_steps` go before
     `warmup_share`), and SGD gives way to the common optimiser; what is not about the optimiser stays. Rates of single
-    parts belong to the published rate: where that is raised, all parts have it.
+    parts belong to the published rate: where that is raised, all parts have it. What its authors do not decay is not.
     """
     if common.get("optimizer", "sgd") not in ADAPTIVE:
         return dict(own)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -51,6 +51,7 @@ class Trainer:
     epsilon: PositiveFloat = 1e-8  # but SGD: least divisor
     own_recipe: Literal["suited", "published"] = "suited"  # that of a network's authors, raised in short runs or not
     own_rates: bool = False  # parts of a network learn at the multiples of the learning rate that its authors chose
+    own_decay: bool = False  # what a network's authors leave out of weight decay is left out of it
     weight_decay: NonNegativeFloat = 3e-5
     warmup_steps: NonNegativeInt = 0  # the learning rate rises linearly over so many steps, then follows its schedule
     warmup_share: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # or over this share of the run, where those are 0
@@ -117,15 +118,25 @@ class Trainer:
         return {"network": self.make_optimizer(self.parameter_groups(modules["network"]))}
 
     def parameter_groups(self, network: nn.Module) -> list[dict[str, Any]]:
-        """Return the network's parameters with their learning rates: one group, or with `own_rates` one per factor."""
+        """Return the network's parameters with their learning rates, in one group, or in those of its authors.
+
+        `own_rates` makes a group per factor of the rate, `own_decay` parts what does not decay from what does. Groups
+        come in the order of their first parameters, as checkpoints know them by their place.
+        """
         factors: Mapping[str, float] = {}
+        undecayed: Collection[str] = ()
         if self.own_rates and isinstance(network, Architecture):
             factors = network.rate_factors(pretrained=self.context.pretrained)
-        groups: dict[float, list[nn.Parameter]] = {}
+        if self.own_decay and isinstance(network, Architecture):
+            undecayed = network.undecayed()
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
         for name, parameter in network.named_parameters():
             factor = next((factor for start, factor in factors.items() if name.startswith(start)), 1.0)
-            groups.setdefault(factor, []).append(parameter)
-        return [{"params": part, "lr": factor * self.learning_rate} for factor, part in groups.items()]
+            groups.setdefault((factor, name not in undecayed), []).append(parameter)
+        return [
+            {"params": part, "lr": factor * self.learning_rate, **({} if decays else {"weight_decay": 0.0})}
+            for (factor, decays), part in groups.items()
+        ]
 
     def make_optimizer(self, parameters: Any) -> torch.optim.Optimizer:
         """Return the chosen optimiser over `parameters`."""

@@ -68,6 +68,42 @@ def test_paratranscnn_by_hand():
     assert loss.item() + 0.5 == pytest.approx(1.4986, abs=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["own", "published"])
+@pytest.mark.parametrize("name", ["mcanet", "ms_dual_guided", "segmamba"])
+def test_cross_entropy_alone(name, kind):
+    """SegMamba: cross entropy only; MS-Dual-Guided: CE(P) and CE(Q); MCANet: softmax CE of several classes."""
+    random = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 4, 6, 5, generator=random), torch.randint(0, 4, (2, 6, 5), generator=random)
+    loss = loss_of(name, Labels(values={"a": (1,), "b": (2,), "c": (3,)}), kind=kind)(logits, target)
+    assert loss.item() == pytest.approx(functional.cross_entropy(logits, target).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["own", "published"])
+@pytest.mark.parametrize("foreground", [(200.0, -200.0), (1.0, -0.5)])
+def test_unet_plus_plus_by_its_formula(foreground, kind):
+    """Card 7: 0.5 BCE - (2 sum PY + 1) / (sum P + sum Y + 1), which is -1 for P = Y = (1, 0)."""
+    score, truth = torch.tensor(foreground), torch.tensor([1, 0])
+    p, bce = score.sigmoid(), functional.binary_cross_entropy_with_logits(score, truth.float())
+    wanted = 0.5 * bce - (2 * (p * truth).sum() + 1) / (p.sum() + truth.sum() + 1)
+    logits = torch.stack([torch.zeros(2), score]).reshape(1, 2, 1, 2)
+    loss = loss_of("unet_plus_plus", TWO, kind=kind)(logits, truth.reshape(1, 1, 2))
+    assert loss.item() == pytest.approx(wanted.item(), abs=1e-5)
+    if foreground[0] == 200.0:
+        assert loss.item() == pytest.approx(-1.0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["fmunet", "pct_net"])
+def test_the_background_counts_in_mis_fm(name):
+    """Card: 0.5 Dice + 0.5 CE over all classes, background included."""
+    random = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 3, 6, 5, 4, generator=random), torch.randint(0, 3, (2, 6, 5, 4), generator=random)
+    p, t = logits.softmax(1), functional.one_hot(target, 3).movedim(-1, 1)
+    axes = (0, 2, 3, 4)
+    dice = (2 * (p * t).sum(axes) / (p.sum(axes) + t.sum(axes))).mean()
+    loss = loss_of(name, Labels(values={"a": (1,), "b": (2,)}))(logits, target)
+    assert loss.item() == pytest.approx((0.5 * functional.cross_entropy(logits, target) - 0.5 * dice).item(), abs=1e-5)
+
+
 def test_hi_end_mae_smooths_below_only():
     """0 above and 1e-6 below the fraction, so that a class which is nowhere counts 0; samples on their own."""
     random = torch.Generator().manual_seed(0)

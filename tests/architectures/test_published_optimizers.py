@@ -21,28 +21,31 @@ CARDS = {
     "hi_end_mae": (ADAMW, 1e-4, ((0.9, 0.999), 1e-8), 1e-5, (1.0, 1.0)),
     "hiformer": (SGD, 0.01, (0.9, False), 1e-4, (0.6, 0.4)),
     "lightm_unet": (ADAM, 1e-4, ((0.9, 0.999), 1e-5), 1e-5, (1.0, 1.0)),
-    "mcanet": (ADAMW, 5e-4, ((0.9, 0.999), 1e-8), 0.01, (1.0, 1.0)),
+    "mcanet": (ADAMW, 5e-4, ((0.9, 0.999), 1e-8), 0.01, (0.0, 1.0)),
     "meddinov3": (ADAMW, 3e-4, ((0.9, 0.98), 1e-8), 0.05, (1.0, 1.0)),
     "medvisionllama": (ADAM, 2e-3, ((0.9, 0.999), 1e-8), 0.0, (0.0, 0.5)),
     "mpu_net": (ADAM, 1e-4, ((0.9, 0.999), 1e-8), 0.0, (1.0, 1.0)),
-    "ms_dual_guided": (ADAM, 1e-3, ((0.9, 0.99), 1e-8), 0.0, (1.0, 1.0)),
+    "ms_dual_guided": (ADAM, 1e-3, ((0.9, 0.99), 1e-8), 0.0, (0.0, 1.0)),
     "msvm_unet": (ADAMW, 5e-4, ((0.9, 0.999), 1e-8), 1e-3, (0.6, 0.4)),
     "paratranscnn": (SGD, 0.01, (0.9, False), 1e-4, (0.5, 0.5)),
     "pct_net": (ADAM, 1e-3, ((0.9, 0.999), 1e-8), 1e-5, (0.5, 0.5)),
     "primus": (ADAMW, 3e-4, ((0.9, 0.98), 1e-8), 0.05, (1.0, 1.0)),
     "resunet_plus_plus": (NADAM, 1e-4, ((0.9, 0.999), 1e-8), 0.0, (1.0, 0.0)),
+    "segmamba": (SGD, 0.01, (0.99, True), 3e-5, (0.0, 1.0)),
     "swin_bob": (ADAMW, 1e-4, ((0.9, 0.999), 1e-8), 1e-5, (1.0, 1.0)),
     "swin_smt": (ADAMW, 1e-4, ((0.9, 0.999), 1e-8), 1e-5, (1.0, 1.0)),
     "swin_unet": (ADAMW, 1e-3, ((0.9, 0.95), 1e-8), 0.05, (1.0, 1.0)),
     "swin_unetr": (ADAMW, 1e-4, ((0.9, 0.999), 1e-8), 1e-5, (1.0, 1.0)),
     "u_transformer": (ADAM, 1e-4, ((0.9, 0.999), 1e-8), 0.0, (1.0, 1.0)),
+    "unet_plus_plus": (ADAM, 3e-4, ((0.9, 0.999), 1e-8), 2e-4, (1.0, 0.5)),  # the decay is twice an L2 penalty of 1e-4
     "vm_unet": (ADAMW, 1e-3, ((0.9, 0.999), 1e-8), 0.01, (1.0, 1.0)),
     "y_net": (ADAM, 5e-4, ((0.9, 0.999), 1e-8), 1e-4, (1.0, 1.0)),
     "plain_unet": (SGD, 0.01, (0.99, True), 3e-5, (1.0, 1.0)),  # nnU-Net's
     "d_former": (SGD, 0.01, (0.99, True), 3e-5, (1.0, 1.0)),
+    "xlstm_unet": (SGD, 0.01, (0.99, True), 3e-5, (1.0, 1.0)),
 }
 EPOCHS = {"focal_unet": 127, "hi_end_mae": 500, "msvm_unet": 300, "swin_unet": 150, "swin_bob": 1000, "mcanet": 80_000,
-          "meddinov3": 1000, "pct_net": 6000, "vm_unet": 50}  # fmt: skip
+          "meddinov3": 1000, "pct_net": 6000, "vm_unet": 50, "segmamba": 1000}  # fmt: skip
 RATES = [  # network, epoch (of mcanet and pct_net: step), learning rate by the card
     ("focal_unet", 0, 1e-4), ("focal_unet", 0.5, 5e-5), ("focal_unet", 1, 1e-4), ("focal_unet", 2, 5e-5),
     ("focal_unet", 31, 1e-4), ("focal_unet", 47, 5e-5), ("focal_unet", 126.999, 0.0),
@@ -53,7 +56,7 @@ RATES = [  # network, epoch (of mcanet and pct_net: step), learning rate by the 
     ("vm_unet", 0, 1e-3), ("vm_unet", 25, (1e-3 + 1e-5) / 2), ("vm_unet", 49.999, 1e-5),
     ("mcanet", 750, 2.5e-4), ("mcanet", 1500, 5e-4), ("mcanet", 40_000, 3.75e-4), ("mcanet", 79_999, 2.5e-4),
     ("meddinov3", 0, 3e-4), ("meddinov3", 250, 2.25e-4), ("meddinov3", 999, 3e-7),
-    ("pct_net", 3000, 1e-3 * 0.5**0.8),
+    ("pct_net", 3000, 1e-3 * 0.5**0.8), ("segmamba", 500, 0.01 * 0.5**0.9),
 ]  # fmt: skip
 
 
@@ -86,6 +89,22 @@ def test_the_optimizer_is_that_of_the_card(name):
     assert (trainer.dice_weight, trainer.cross_entropy_weight) == loss
 
 
+@pytest.mark.parametrize("name", CARDS)
+def test_networks_published_with_one_output_learn_from_that_alone(name):
+    alone = {"segmamba", "y_net", "diamant", "u_transformer", "resunet_plus_plus"}  # whose other heads are ours
+    for asked in (published(recipe(name)), suited(recipe(name), recipe_for(1000))):
+        assert a_trainer(asked).deep_supervision is (name not in alone)
+
+
+@pytest.mark.parametrize(("name", "clip"), [("segmamba", 12.0), ("lightm_unet", 12.0), ("primus", 1.0)])
+def test_gradients_are_clipped_as_the_card_says(name, clip):
+    assert recipe(name)["gradient_clip"] == clip
+
+
+def test_every_patch_of_segmamba_lies_on_foreground():
+    assert recipe("segmamba")["foreground_fraction"] == 1.0
+
+
 @pytest.mark.parametrize(("name", "epoch", "rate"), RATES)
 def test_the_rate_over_the_run_is_that_of_the_card(name, epoch, rate):
     trainer, progress = a_trainer(published(recipe(name))), epoch / EPOCHS[name]
@@ -94,7 +113,7 @@ def test_the_rate_over_the_run_is_that_of_the_card(name, epoch, rate):
     assert found == pytest.approx(rate, rel=0.01, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", [name for name in EPOCHS if name != "vm_unet"])
+@pytest.mark.parametrize("name", [name for name in EPOCHS if name not in ("vm_unet", "segmamba")])
 def test_short_runs_have_the_common_schedule_and_the_betas_of_the_card(name):
     common = recipe_for(1000)
     trainer = a_trainer({**common, **suited(recipe(name), common)})
