@@ -39,7 +39,6 @@ from autoseg.batches import Batch, StreamSettings
 from autoseg.inference.postprocessing import keep_largest
 from autoseg.losses import Outputs, downsample
 from autoseg.randomness import generator
-from autoseg.training.observing import decide
 from autoseg.training.trainer import Share
 
 SMOOTH_3D, SMOOTH_2D = 1e-5, 1e-10
@@ -109,19 +108,32 @@ class BidirectionalCopyPaste(MeanTeacher):
         return total
 
     def pseudo_labels(self, logits: Tensor) -> Tensor:
-        """Return internal label maps (B, *S), on the CPU, of the teacher's logits (B, K, *S)."""
-        maps = []
-        for sample in logits.float().cpu():
-            label = decide(sample, self.labels)
-            for value in range(1, len(self.labels.foreground_values) + 1) if self.largest_component else ():
-                volume = label if label.ndim == 3 else label[None]
-                label = keep_largest(volume, (value,)).reshape(label.shape)
-            maps.append(torch.from_numpy(label))
-        return torch.stack(maps)
+        """Return internal label maps (B, *S), on the CPU, of the teacher's logits (B, K, *S) on any device."""
+        maps = decide_there(logits, self.labels).cpu()  # a byte per voxel, as logits would be 4 per class
+        if not self.largest_component:
+            return maps
+        return torch.stack([torch.from_numpy(self._largest_components(label.numpy())) for label in maps])
+
+    def _largest_components(self, label: np.ndarray) -> np.ndarray:
+        volume = label if label.ndim == 3 else label[None]
+        for value in range(1, len(self.labels.foreground_values) + 1):
+            volume = keep_largest(volume, (value,))
+        return volume.reshape(label.shape)
 
     def decay(self, progress: float) -> float:
         """Return 0 while the student learns from labels alone, so that the teacher starts as a copy of it."""
         return 0.0 if progress < self.pretrain_share else self.teacher_decay
+
+
+def decide_there(logits: Tensor, labels: Labels) -> Tensor:
+    """Return the internal label maps (B, *S) of logits (B, K, *S), decided on the device where these are."""
+    dtype = torch.uint8 if len(labels.foreground_values) < 256 else torch.int16
+    if not labels.regions:
+        return logits.argmax(1).to(dtype)
+    painted = torch.zeros((len(logits), *logits.shape[2:]), dtype=dtype, device=logits.device)
+    for output, value in labels.painting:
+        painted[logits[:, output] > 0] = labels.foreground_values.index(value) + 1
+    return painted
 
 
 def random_box(size: tuple[int, ...], share: float, random: np.random.Generator) -> Tensor:

@@ -17,20 +17,25 @@ Expected: a step costs one of the student plus a forward pass of every teacher; 
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import torch
+from autoseg.trainers.student_width import Student, student_of
 from pydantic import AfterValidator, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, UserError, register
 from autoseg.batches import Batch
 from autoseg.losses import full_resolution, soft_label_loss
-from autoseg.plugins import build_network
+from autoseg.plugins import load
 from autoseg.training.teachers import find_teachers, load_teachers
+
+logger = logging.getLogger("autoseg.training")
 
 
 def settled(teacher: str) -> str:
@@ -50,37 +55,37 @@ class Distillation(Trainer):
 
     teacher: Teacher = "supervised"  # a run, experiment or model folder, or a trainer's runs of these plans
     teacher_folds: Literal["all", "same"] = "all"  # of a trainer's runs
-    width: PositiveFloat = 1.0  # channels of the student as a share of the plan's
+    width: PositiveFloat = 1.0  # channels of the student as a share of the plan's, or the nearest that can be built
     temperature: PositiveFloat = 2.0
     soft_weight: NonNegativeFloat = 1.0  # of the soft labels; labels have weight 1
     feature_weight: NonNegativeFloat = 0.0  # of the attention of encoder maps, such as 1.0
 
     def network_spec(self) -> NetworkSpec:
-        """Return the plan's network, narrower."""
-        spec = super().network_spec()
-        return spec.model_copy(update={"features": tuple(max(1, round(f * self.width)) for f in spec.features)})
+        """Return the plan's network, narrower; UserError where the architecture has no such width."""
+        return self._student.spec
+
+    @cached_property
+    def _student(self) -> Student:
+        planned, name = super().network_spec(), self.context.configuration.architecture
+        if self.width == 1:
+            return Student(planned, 1.0)
+        return student_of(load("architecture", name, self.context.workspace_root), planned, self.width, name)
 
     def build_modules(self) -> dict[str, nn.Module]:
-        """Return the student; the teachers are not trained and not kept in checkpoints.
-
-        Raises UserError where `width` was set for an architecture whose size its own options set.
-        """
-        context = self.context
+        """Return the student; the teachers are not trained and not kept in checkpoints."""
+        student, context = self._student, self.context
+        if student.reason is not None and context.rank == 0:
+            logger.info(
+                "%s cannot be built with width=%g (%s): the student has the nearest width that it can be built with, "
+                "%g, which makes its features %s",
+                context.configuration.architecture, self.width, student.reason, student.width, student.spec.features,
+            )  # fmt: skip
         self._teachers = load_teachers(self.teacher_folder(), context)
-        modules = super().build_modules()
-        if self.width != 1:
-            architecture = context.configuration.architecture
-            with torch.device("meta"):  # sizes only
-                planned = build_network(architecture, super().network_spec(), context.workspace_root)
-            if count(planned) == count(modules["network"]):
-                raise UserError(
-                    f"width={self.width} changes nothing in {architecture}, whose size its own options set",
-                    mend="choose a smaller student by --architecture, or by plan-and-preprocess --network-option",
-                )
-        return modules
+        return super().build_modules()
 
     def inputs(self) -> list[Path]:
-        """Return the weights of the teachers."""
+        """Return the weights of the teachers; UserError where there are none, or where no student can be built."""
+        self.network_spec()  # a width that cannot be is told before a run folder is made
         return [teacher.weights for teacher in find_teachers(self.teacher_folder(), self.context)]
 
     def teacher_folder(self) -> Path:
@@ -126,11 +131,6 @@ class Distillation(Trainer):
         if self.feature_weight:
             loss = loss + self.feature_weight * attention_loss(features, taught)
         yield "network", loss
-
-
-def count(network: nn.Module) -> int:
-    """Return the number of parameters."""
-    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def attention_loss(student: list[Tensor], teachers: list[list[Tensor]]) -> Tensor:

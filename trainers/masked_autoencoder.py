@@ -7,7 +7,8 @@ task; works for any U-Net of convolutions and instance norms, in 2D, too.
 
 Run: `autoseg pretrain DATA 3d_fullres --architecture residual_encoder_unet`, then `autoseg train DATA 3d_fullres
 --architecture residual_encoder_unet --trainer fine_tuning --pretrained RUN`. The run's weights are those of the
-encoder under their names in the network; `reconstruction.png` shows image, what was seen of it, and reconstruction.
+encoder under their names in the network, or of all but the heads where no name begins with `encoder.`;
+`reconstruction.png` shows image, what was seen of it, and reconstruction.
 
 Expected: a step costs about as much as one of `supervised`. On z-scored images the loss falls well below 1, the
 variance of the data, in some hundred steps. Published: about 3 Dice points over nnU-Net from scratch after 39,000 MRI
@@ -31,6 +32,7 @@ from autoseg import NetworkSpec, Trainer, UserError, register
 from autoseg.batches import Batch, PatchStream
 from autoseg.randomness import generator
 from autoseg.training.checkpoint import unwrapped
+from autoseg.training.pretrained import head_tensors
 from autoseg.training.trainer import Share
 
 PICTURE = "reconstruction.png"
@@ -94,16 +96,18 @@ class MaskedAutoencoder(Trainer):
 
 
 class Encoder(nn.Module):
-    """Gives out the tensors of a network's encoder under the names that they have in the network."""
+    """Gives out the tensors of a network's encoder under the names that they have in the network; never a head."""
 
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network = network
 
     def state_dict(self, *_: Any, **__: Any) -> dict[str, Tensor]:
-        """Return the tensors whose names begin with `encoder.`; all of them where a network has none such."""
+        """Return the tensors whose names begin with `encoder.`; all but the heads where a network has none such."""
         state = self.network.state_dict()
-        return {name: value for name, value in state.items() if name.startswith("encoder.")} or state
+        encoder = {name: value for name, value in state.items() if name.startswith("encoder.")}
+        heads = head_tensors(self.network)  # they give out images, not labels
+        return encoder or {name: value for name, value in state.items() if name not in heads}
 
 
 def lattice(spec: NetworkSpec, edge: int | None) -> tuple[int, ...]:

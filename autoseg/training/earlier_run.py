@@ -1,7 +1,9 @@
-"""The run that another one replaces: it lies aside, hidden, until the new one has its first checkpoint.
+"""The run that another one replaces: it lies aside, hidden, until the new one has its first checkpoint in due time.
 
 A failure before that puts it back. What is interrupted or killed leaves it aside, as `.earlier-*/fold_0` beside the run
-folders, and the next command decides: the run that it asks for comes back, for any other the replacement goes on.
+folders, and the next command decides: the run that it asks for comes back, for any other the replacement goes on. The
+checkpoint of a stop request does not count until the run has trained for as long as lies between two others: a run
+that may have taken days is worth more than some minutes of the one that replaces it.
 """
 
 from __future__ import annotations
@@ -18,9 +20,11 @@ from typing import Any
 from autoseg.errors import Interrupted, UserError
 from autoseg.storage import LEFTOVERS, remove_leftovers
 from autoseg.training.checkpoint import STATE_FILE
-from autoseg.training.identity import check_same_run
+from autoseg.training.identity import check_same_run, has_learnt
+from autoseg.training.log import RUN_FILE, read_run
 
 ASIDE = ".earlier-"  # no leftover that an hour makes worthless: it may hold the only copy
+KEEPS_EARLIER = "keeps_earlier_run"  # field of run.json: the run has a checkpoint, and what it replaces may come back
 logger = logging.getLogger("autoseg.training")
 
 
@@ -29,26 +33,37 @@ def is_to_be_replaced(folder: Path, asked: Mapping[str, Any], *, anew: bool) -> 
 
     Raises UserError, naming the difference, where another run is there and is not to be replaced.
     """
-    if _has_begun(folder):
-        discard_earlier(folder)
-    lying = _earlier(folder)
+    lying = _waiting(folder)
     if anew:
         if lying is not None:
-            _delete(folder)  # what a killed command left there
+            _delete(folder)  # what a command that was killed or stopped left there
         return lying is not None or os.path.lexists(folder)
-    if lying is not None and _is_same(lying, asked):
-        _put_back(folder)
-        lying = None
+    if comes_back(folder, asked):
+        return False
     check_same_run(folder, asked)
     return lying is not None
 
 
+def may_come_back(folder: Path) -> Path | None:
+    """Return where the run lies that the next command for `folder` may bring back; None where there is none."""
+    lying = _waiting(folder)
+    if lying is None or (_has_begun(folder) and not has_learnt(lying)):
+        return None
+    return lying if _is_readable(lying) else None
+
+
+def comes_back(folder: Path, asked: Mapping[str, Any]) -> bool:
+    """Put the run that lies aside back into `folder`, if it is the one `asked` for; returns whether it was."""
+    lying = may_come_back(folder)
+    if lying is None or not _is_same(lying, asked):
+        return False
+    _bring_back(folder, lying)
+    return True
+
+
 @contextmanager
 def set_aside(folders: Sequence[Path]) -> Iterator[None]:
-    """Keep what is in the folders aside; an error puts back each that no new run with a checkpoint has replaced.
-
-    The first checkpoint of any of the new runs discards them all, since one command asked for that.
-    """
+    """Keep what is in the folders aside; an error puts back each that no new run with a checkpoint has replaced."""
     try:
         for parent in {folder.parent for folder in folders}:
             remove_leftovers(parent)
@@ -62,25 +77,59 @@ def set_aside(folders: Sequence[Path]) -> Iterator[None]:
     except BaseException as error:
         goes_on = isinstance(error, Interrupted) or not isinstance(error, Exception)
         for folder in folders:
-            if not goes_on:
-                _put_back(folder)
-            elif (lying := _earlier(folder)) is not None:
-                logger.warning("the run that %s replaces lies aside until the next command: %s", folder, lying)
+            lying = _earlier(folder)
+            if lying is None:
+                continue
+            if goes_on or _has_begun(folder):
+                logger.warning(
+                    "the run that %s replaces lies aside: %s; its own command, without --restart, brings it back",
+                    folder, lying,
+                )  # fmt: skip
+            else:
+                _bring_back(folder, lying)
         raise
 
 
 def discard_earlier(folder: Path) -> None:
-    """Delete what the run in `folder`, which has a checkpoint, has replaced, and all that was put aside with it."""
+    """Delete what the run in `folder`, which has a checkpoint, has replaced; other folds keep what they replace."""
     for lying in folder.parent.glob(f"{ASIDE}*/{folder.name}"):
-        group = lying.parent
-        doomed = group.with_name(LEFTOVERS[1] + group.name.removeprefix(ASIDE))
+        doomed = folder.with_name(f"{LEFTOVERS[1]}{lying.parent.name.removeprefix(ASIDE)}-{folder.name}")
         with suppress(FileNotFoundError):  # somebody else was quicker
-            os.replace(group, doomed)  # at once: half a run must not come back
-            shutil.rmtree(doomed, ignore_errors=True)
+            os.replace(lying, doomed)  # at once: half a run must not come back
+            with suppress(OSError):
+                _delete(doomed)
+        _drop_empty(lying.parent)
+
+
+def as_recorded(folder: Path, *, replaces: bool) -> dict[str, bool]:
+    """Return what run.json says from a checkpoint on, if a run lies aside; without `replaces` that may come back."""
+    return {} if _earlier(folder) is None else {KEEPS_EARLIER: not replaces}
+
+
+def _waiting(folder: Path) -> Path | None:
+    """Return where the run lies that the one in `folder` replaces, which is deleted if that has its checkpoint."""
+    if _has_begun(folder) and not _keeps_earlier(folder):
+        discard_earlier(folder)  # a kill came between
+    return _earlier(folder)
 
 
 def _has_begun(folder: Path) -> bool:
     return (folder / STATE_FILE).is_file()
+
+
+def _keeps_earlier(folder: Path) -> bool:
+    """Return whether what the run in `folder` replaces may come back; where its record is damaged, too."""
+    if not (folder / RUN_FILE).is_file():
+        return False
+    return not _is_readable(folder) or read_run(folder).get(KEEPS_EARLIER) is True
+
+
+def _is_readable(folder: Path) -> bool:
+    """Return whether the record of a run, if there is one, can be read."""
+    try:
+        return not (folder / RUN_FILE).is_file() or bool(read_run(folder))
+    except UserError:
+        return False
 
 
 def _earlier(folder: Path) -> Path | None:
@@ -96,14 +145,12 @@ def _is_same(lying: Path, asked: Mapping[str, Any]) -> bool:
     return True
 
 
-def _put_back(folder: Path) -> None:
-    lying = _earlier(folder)
-    if lying is None or _has_begun(folder):
-        return
+def _bring_back(folder: Path, lying: Path) -> None:
+    what = "; the stopped one that was to replace it is gone" if _has_begun(folder) else ""
     _delete(folder)
     os.replace(lying, folder)
     _drop_empty(lying.parent)
-    logger.warning("the earlier run is back where it was: %s", folder)
+    logger.warning("the earlier run is back where it was%s: %s", what, folder)
 
 
 def _delete(folder: Path) -> None:

@@ -18,7 +18,7 @@ from autoseg.errors import Interrupted
 from autoseg.randomness import seed_for
 from autoseg.training.checkpoint import Progress, State, save_state, save_weights
 from autoseg.training.clock import Clock
-from autoseg.training.earlier_run import discard_earlier
+from autoseg.training.earlier_run import as_recorded, discard_earlier
 from autoseg.training.health import LossMeter, check_finite, check_not_blind
 from autoseg.training.log import WEIGHTS_DIGEST, RunLog, write_run
 from autoseg.training.observing import Observer
@@ -55,14 +55,18 @@ class Fit:
         """Return what a checkpoint holds."""
         return State(self.trainer.modules, self.optimizers, self.progress, scaler_state(self.fabric))
 
-    def save(self) -> None:
-        """Write a checkpoint and usable weights; only the first process does."""
+    def save(self, *, replaces: bool = True) -> None:
+        """Write a checkpoint and usable weights; only the first process does.
+
+        The run that this one `replaces` is discarded then; otherwise it still lies aside.
+        """
         if self.fabric.global_rank == 0:
             folder = self.trainer.context.folder
             digest = save_weights(folder, self.trainer.inference_module())
-            write_run(folder, **{WEIGHTS_DIGEST: digest})
+            write_run(folder, **{WEIGHTS_DIGEST: digest, **as_recorded(folder, replaces=replaces)})
             save_state(folder, self.state)  # last: a run that it calls finished has its weights
-            discard_earlier(folder)
+            if replaces:
+                discard_earlier(folder)
 
 
 def scaler_of(fabric: lightning_fabric.Fabric) -> torch.amp.GradScaler | None:
@@ -110,7 +114,7 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
     trainer, clock, state = run.trainer, run.clock, run.progress
     meter = LossMeter(run.fabric.device)
     ticker = _Ticker(run, feeders, meter)
-    last_saved = time.monotonic()
+    last_saved, interval = time.monotonic(), trainer.checkpoint_minutes * 60
     threads = ThreadCount(torch.get_num_threads()) if run.adapts_threads else None
     for module in trainer.modules.values():
         module.train()
@@ -137,9 +141,10 @@ def _loop(run: Fit, feeders: dict[str, Prefetcher]) -> None:
             if trainer.stop_on_collapse:
                 check_not_blind(state.blind_validations, progress)
         asked = _agreed(run, run.stop.asked)
-        if asked or time.monotonic() - last_saved > trainer.checkpoint_minutes * 60:
+        due = time.monotonic() - last_saved > interval
+        if asked or due:
             ticker.report(progress)
-            run.save()
+            run.save(replaces=due or state.elapsed > interval)  # not when stopped after a few steps
             last_saved = time.monotonic()
         if asked:
             ticker.close()

@@ -15,6 +15,8 @@ from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, read_model
 from autoseg.storage import read_json
 from autoseg.training.checkpoint import WEIGHTS_FILE, load_weights, unwrapped
+from autoseg.training.log import RUN_FILE, read_run
+from autoseg.training.repeating import PRETRAIN
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -57,6 +59,12 @@ def label_names(source: Path) -> tuple[str, ...] | None:
     return None
 
 
+def learnt_from_labels(source: Path) -> bool:
+    """Return whether the weights are of something else than a run of `autoseg pretrain`, as far as it can be told."""
+    folder = find_weights(source).parent
+    return not (folder / RUN_FILE).is_file() or read_run(folder).get("command") != PRETRAIN
+
+
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a safetensors file, or of a torch file that holds nothing but tensors and plain values.
 
@@ -92,20 +100,20 @@ def load_pretrained(module: nn.Module, source: Path, *, labels: Sequence[str] | 
     Adapted are: the input channels of the stem (the sum over the old ones, shared equally), kernels of another size
     (linear interpolation), 2D kernels in a 3D network (spread over the new axis). Heads, which give an output per
     label, are loaded where they have the same size, and the `labels` of the network, if given, are those of the
-    source, in the same order. Everything else stays as initialised.
+    source, in the same order; a source that learnt without labels has no such heads. Everything else stays as
+    initialised.
     """
     path = find_weights(source)
-    known = None if labels is None else label_names(source)
-    others = known is not None and known != tuple(labels or ())
+    refusal = _refusal_of_heads(source, labels)
     target, weights = unwrapped(module), read_weights(path)
     if isinstance(target, Architecture):
         weights = target.translate_weights(weights)
     state = target.state_dict()
     table = []
-    stems, heads = _stems(target, weights), _heads(target)
+    stems, heads = _stems(target, weights), head_tensors(target)
     for name, current in state.items():
-        if others and name in heads and name in weights:
-            table.append(Transfer(name, "fresh", "other labels"))
+        if refusal is not None and name in heads and name in weights:
+            table.append(Transfer(name, "fresh", refusal))
             continue
         value, transfer = _match(name, current, weights, may_adapt=name not in heads, is_stem=name in stems)
         table.append(transfer)
@@ -119,9 +127,17 @@ def load_pretrained(module: nn.Module, source: Path, *, labels: Sequence[str] | 
     return table
 
 
+def _refusal_of_heads(source: Path, labels: Sequence[str] | None) -> str | None:
+    """Return why no head of the source is taken, None where they may be."""
+    if not learnt_from_labels(source):
+        return "learnt without labels"
+    known = None if labels is None else label_names(source)
+    return None if known is None or known == tuple(labels or ()) else "other labels"
+
+
 def _stems(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> frozenset[str]:
     """Return the names of the kernels that take the image, in this network and in the one of the weights."""
-    kernels = {f"{name}.weight": module.weight for name, module in _convolutions(network, CONVOLUTIONS)}
+    kernels = {f"{name}.weight": module.weight for name, module in _modules(network, CONVOLUTIONS)}
     first = next(iter(kernels), None)
     if first is None or first not in weights or weights[first].ndim < 3:
         return frozenset()
@@ -131,19 +147,22 @@ def _stems(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> frozenset
     return frozenset(name for name in same_role if weights[name].shape[1:2] == (inputs_before,))
 
 
-def _heads(network: nn.Module) -> frozenset[str]:
-    """Return the names of the tensors that have one entry per output.
+def head_tensors(network: nn.Module) -> frozenset[str]:
+    """Return the names of the tensors that have one entry per output, or one per output and voxel of a token.
 
-    They are the 1x1 convolutions to the outputs, and the last convolution, of whatever size.
+    They are the 1x1 convolutions to the outputs, and the last convolution, of whatever size; of a network without
+    convolutions behind it the last linear layer.
     """
-    spec, found = getattr(network, "spec", None), _convolutions(network, (*CONVOLUTIONS, *TRANSPOSED))
+    spec, found = getattr(network, "spec", None), _modules(network, (*CONVOLUTIONS, *TRANSPOSED))
     outputs = found[-1][1].out_channels if spec is None and found else getattr(spec, "num_outputs", None)
     heads = [name for name, module in found if module.out_channels == outputs and set(module.kernel_size) == {1}]
     heads += [name for name, module in found[1:][-1:] if module.out_channels == outputs]
+    layers = [] if spec is None else _modules(network, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear))
+    heads += [n for n, module in layers[-1:] if isinstance(module, nn.Linear) and module.out_features % outputs == 0]
     return frozenset(f"{name}.{part}" for name in heads for part in ("weight", "bias"))
 
 
-def _convolutions(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
+def _modules(network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[tuple[str, nn.Module]]:
     return [(name, module) for name, module in network.named_modules() if isinstance(module, kinds)]
 
 

@@ -6,13 +6,41 @@ import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.workspace import Workspace
+
+if TYPE_CHECKING:
+    from autoseg.raw import Dataset
 
 METHOD = "supervised"  # the default of `autoseg train`
+TRAIN, PRETRAIN = "train", "pretrain"  # the commands that make runs
 GIVEN = ("recipe", "command line")  # origins of the settings that a command has to name
+
+
+def origin(command: str, given: str | Path | Dataset, dataset: Dataset, workspace: Workspace) -> dict[str, str | None]:
+    """Return what run.json keeps of the command that started a run, beside the names and settings of the run itself.
+
+    `data` is the absolute path of the data set `given`, None where its name finds it in the workspace, or where nothing
+    tells the list that an open one is from. `workspace` is the workspace's folder, None where it has its three folders
+    elsewhere, which no option can name.
+    """
+    path = (workspace.find_dataset(given) if isinstance(given, (str, Path)) else dataset.folder).absolute()
+    same = isinstance(given, (str, Path)) or path.name == dataset.name
+    own = workspace == Workspace.open(workspace.root)
+    return {
+        "command": command,
+        "data": str(path) if same and not _is_found(path, dataset.name, workspace) else None,
+        "workspace": str(workspace.root.absolute()) if own else None,
+    }
+
+
+def _is_found(path: Path, name: str, workspace: Workspace) -> bool:
+    """Return whether the `name` of the data set at `path` finds it in the workspace."""
+    in_workspace = path.is_dir() and path.parent.resolve() == workspace.raw.resolve()
+    return in_workspace and path.name == name and name.startswith("Dataset")
 
 
 def mend_by_training(folder: Path, record: Mapping[str, Any] | None = None, *, restart: bool) -> str:
@@ -29,10 +57,13 @@ def _command(folder: Path, record: Mapping[str, Any] | None, *, restart: bool) -
     if len(experiment) < 3 or not folder.name.startswith("fold_"):
         return None
     kept_as, plans, configuration = experiment
-    words = ["autoseg", "train", folder.parent.parent.name, configuration, folder.name.removeprefix("fold_")]
-    words += _method(folder, kept_as, record or {})
+    known = record or {}
+    command = PRETRAIN if record is None and _needs_no_labels(folder, kept_as) else known.get("command", TRAIN)
+    words = ["autoseg", command, known.get("data") or folder.parent.parent.name, configuration]
+    words += [folder.name.removeprefix("fold_")] if command == TRAIN else []
+    words += _method(folder, kept_as, known)
     words += [] if plans == "auto" else ["--plans", plans]
-    words += _options(record or {})
+    words += [*_options(known), *_workspace(folder, known)]
     return shlex.join([*words, "--restart"] if restart else words)
 
 
@@ -50,6 +81,34 @@ def _method(folder: Path, kept_as: str, record: Mapping[str, Any]) -> list[str]:
     if kept_as != f"{name}-{Path(architecture).stem}":
         words += ["--name", kept_as]
     return [*words, "--architecture", architecture]
+
+
+def _needs_no_labels(folder: Path, kept_as: str) -> bool:
+    """Return whether runs of this name are those of an installed method that needs no labels."""
+    if folder.name != "fold_all":
+        return False
+    try:
+        return not plugins.load_installed("trainer", kept_as).needs_labels
+    except UserError:
+        return False
+
+
+def _workspace(folder: Path, record: Mapping[str, Any]) -> list[str]:
+    """Return the option that names the workspace, where it is not the default; it may have been moved."""
+    if not record.get("workspace"):
+        return []
+    root, place = Path(record["workspace"]), folder.absolute()
+    if len(place.parents) > 3 and place.parents[2].name == "results" and not _lies_in(root, place):
+        root = place.parents[3]
+    return [] if _folders(Workspace.open(root)) == _folders(Workspace.open()) else ["--workspace", str(root)]
+
+
+def _lies_in(root: Path, place: Path) -> bool:
+    return root.joinpath("results", *place.parts[-3:]).is_dir()
+
+
+def _folders(workspace: Workspace) -> list[Path]:
+    return [folder.resolve() for folder in (workspace.raw, workspace.preprocessed, workspace.results)]
 
 
 def _is_trainer(name: str) -> bool:

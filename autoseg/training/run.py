@@ -6,7 +6,7 @@ import logging
 import platform
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class RunOptions:
     pretrained: Path | None = None
     labelled: int | None = None  # training cases that keep their labels; None: all
     threads: int = 1
+    origin: Mapping[str, Any] = field(default_factory=dict)  # of the command that started it, for its record
 
 
 def carry_out(
@@ -257,7 +258,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         configuration=context.configuration.name,
         fold=context.fold,
         status="running",
-        identity=identity(trainer, options.trainer_reference, options.pretrained),
+        identity=identity(trainer, options.trainer_reference, options.pretrained, kept=context.folder),
         settings=settings,
         labels=context.dataset.labels.model_dump(mode="json"),
         train_cases=list(context.training_cases),
@@ -275,6 +276,7 @@ def _record_start(trainer: Trainer, options: RunOptions, progress: Progress, fab
         parameters=parameter_count(trainer.modules["network"]),
         architecture=context.configuration.architecture,
         seed=context.seed,
+        **options.origin,
         mirror_axes=list(trainer.mirror_axes()),
         previous_stage=context.previous_stage,
         pretrained=None if options.pretrained is None else str(options.pretrained),

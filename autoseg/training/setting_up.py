@@ -84,8 +84,13 @@ def keep_gradient_strides(module: nn.Module) -> None:
             parameter.register_hook(functools.partial(_with_strides, parameter.stride()))
 
 
-def _with_strides(strides: tuple[int, ...], gradient: torch.Tensor) -> torch.Tensor:
-    """Return the gradient with `strides` where only the axes of length 1 differ."""
+def _with_strides(strides: tuple[int, ...], gradient: torch.Tensor | None) -> torch.Tensor | None:
+    """Return the gradient with `strides` where only the axes of length 1 differ.
+
+    None comes for a parameter whose outputs the loss did not read, such as a head of a lower resolution.
+    """
+    if gradient is None:
+        return None
     found = zip(gradient.shape, gradient.stride(), strides, strict=True)
     if gradient.stride() == strides or any(size > 1 and own != wanted for size, own, wanted in found):
         return gradient  # what differs elsewhere, too, is copied to the parameter's layout by autograd

@@ -26,12 +26,13 @@ from autoseg.training.asked import (
 from autoseg.training.cascade import ensure_previous_stage
 from autoseg.training.completeness import is_complete
 from autoseg.training.context import RunContext, tell_left_out
-from autoseg.training.earlier_run import is_to_be_replaced, set_aside
+from autoseg.training.earlier_run import comes_back, is_to_be_replaced, may_come_back, set_aside
 from autoseg.training.folds import parse_folds
 from autoseg.training.identity import identity, makes_room
 from autoseg.training.log import RUN_FILE, is_untrained, read_run
 from autoseg.training.probe import time_step
 from autoseg.training.recipe import length_of, planned_for, published, recipe_for, suited
+from autoseg.training.repeating import PRETRAIN, TRAIN, origin
 from autoseg.training.run import RunOptions, carry_out
 from autoseg.training.run_lock import alone_in
 from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
@@ -146,8 +147,7 @@ class _Training:
     def run(self, *, needs_labels: bool) -> list[Path]:
         """Carry out the runs."""
         if self.trainer_class.needs_labels != needs_labels:
-            command = "train" if self.trainer_class.needs_labels else "pretrain"
-            raise UserError(f"trainer {self.found.name!r} is run by `autoseg {command}`")
+            raise UserError(f"trainer {self.found.name!r} is run by `autoseg {self.command}`")
         contexts = self.contexts()
         tell_left_out(contexts)
         share = None if self.time_budget is None else self.time_budget / len(contexts)
@@ -208,9 +208,26 @@ class _Training:
     def _asked(self, context: RunContext, seconds: float | None) -> tuple[dict[str, Setting], bool]:
         """Return the settings of a run, and whether it is to replace another one, which stays as it is until then."""
         anew = self.restart or is_untrained(context.folder)
-        settings = self._settings_of(context, seconds, anew=anew)
-        asked = identity(self.trainer_class(context, settings), self.found.reference, self.pretrained)
+        lying = None if anew else may_come_back(context.folder)
+        if lying is not None:  # its recipe may be another one than that of the run which was to replace it
+            settings, asked = self._identified(context, seconds, lying)
+            if comes_back(context.folder, asked):
+                return settings, False
+        settings, asked = self._identified(context, seconds, None if anew else context.folder)
         return settings, is_to_be_replaced(context.folder, asked, anew=anew)
+
+    def _identified(
+        self, context: RunContext, seconds: float | None, kept: Path | None
+    ) -> tuple[dict[str, Setting], dict[str, Any]]:
+        """Return the settings and the identity of the run asked for, where the folder `kept` may hold that run."""
+        settings = self._settings_of(seconds, kept)
+        trainer = self.trainer_class(context, settings)
+        return settings, identity(trainer, self.found.reference, self.pretrained, kept=kept)
+
+    @property
+    def command(self) -> str:
+        """Return the command that runs the trainer."""
+        return TRAIN if self.trainer_class.needs_labels else PRETRAIN
 
     @property
     def experiment_trainer(self) -> str:
@@ -238,13 +255,13 @@ class _Training:
             return self._resolve(given, recipe, recipe_for(steps))
         return resolved
 
-    def _settings_of(self, context: RunContext, seconds: float | None, *, anew: bool = False) -> dict[str, Setting]:
-        """Return the settings of a run of `seconds`; what it was started with stays: no timing is twice the same."""
+    def _settings_of(self, seconds: float | None, folder: Path | None = None) -> dict[str, Setting]:
+        """Return the settings of a run of `seconds`; what that in `folder` has stays: no timing is twice the same."""
         if seconds is None or planned_for(seconds, self.configuration.training.time_budget):
             return self.settings
         given = self.arguments["settings"] or {}, self.arguments["recipe"]
-        kept = read_run(context.folder) if not anew and (context.folder / RUN_FILE).is_file() else None
-        if kept is not None and not makes_room(context.folder, kept):
+        kept = read_run(folder) if folder is not None and (folder / RUN_FILE).is_file() else None
+        if folder is not None and kept is not None and not makes_room(folder, kept):
             named = kept.get("settings", {})
             length = {name: entry["value"] for name, entry in named.items() if entry["origin"] == LENGTH}
             return self._resolve(*given, length)
@@ -312,4 +329,5 @@ class _Training:
             pretrained=self.pretrained,
             labelled=self.labelled,
             threads=self.threads,
+            origin=origin(self.command, self.arguments["dataset"], self.dataset, self.workspace),
         )

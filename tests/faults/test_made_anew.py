@@ -158,7 +158,7 @@ def test_a_damaged_file_of_a_finished_run_is_restored_from_its_checkpoint(name, 
         code, said = call("find-best", HIPPOCAMPUS)
         assert code == 2
         assert f"error: {damaged}: " in said
-        assert said.endswith(f"To mend it: run: autoseg {' '.join(TRAIN)}\n")
+        assert said.endswith(f"To mend it: run: autoseg {' '.join(TRAIN)} --workspace {folder.parents[3]}\n")
     code, said = call(*TRAIN)
     assert code == 0
     assert "finished already" not in said
@@ -182,7 +182,8 @@ def test_damaged_weights_without_a_sound_checkpoint_are_told_with_restart(how, t
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     code, said = call("find-best", HIPPOCAMPUS)
     assert code == 2
-    assert said.endswith(f"To mend it: run: autoseg {' '.join(TRAIN)} --restart\n")
+    told = f"run: autoseg {' '.join(TRAIN)} --workspace {folder.parents[3]} --restart\n"
+    assert said.endswith(f"To mend it: {told}")
     code, said = call(*TRAIN)
     assert code == 2
     assert f"error: {folder / 'state.pt'}: the checkpoint is {how}" in said

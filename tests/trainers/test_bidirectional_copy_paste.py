@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 from autoseg.trainers.bidirectional_copy_paste import Part, masked_loss, paste, random_box
+from torch.overrides import TorchFunctionMode
 
 from autoseg.errors import UserError
+from autoseg.inference.postprocessing import keep_largest
 from autoseg.labels import labels_from_description
+from autoseg.training.observing import decide
 
 TWO = labels_from_description({"labels": {"background": 0, "organ": 1}})
 MASK = torch.tensor([True, True, False, False])
@@ -143,6 +146,43 @@ def test_only_the_largest_component_of_a_class_is_a_pseudo_label(build):
     assert (guessed[0, 3, 3, 6:] == 2).all()
     assert torch.equal(build("bidirectional_copy_paste", largest_component=False).pseudo_labels(logits).long(), label)
     assert trainer.pseudo_labels(torch.zeros(2, 3, 8, 8)).shape == (2, 8, 8)  # nothing found, 2D
+
+
+class Moved(TorchFunctionMode):
+    """Keeps the types of the tensors that go to the CPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.types = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is torch.Tensor.cpu:
+            self.types.append(args[0].dtype)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"background": 0, "organ": 1, "tumour": 2},
+        {"background": 0, "whole": [1, 2], "core": 2},
+        {"background": 7, "core": 9, "whole": [3, 9]},
+    ],
+)
+@pytest.mark.parametrize("largest", [True, False])
+def test_classes_are_decided_where_the_logits_are(build, labels, largest):
+    """Only label maps of a byte per voxel leave the device; they are those of the whole logits on the CPU."""
+    trainer = build("bidirectional_copy_paste", largest_component=largest)
+    trainer.labels = labels_from_description({"labels": labels})
+    logits = torch.randn(2, trainer.labels.num_outputs, 5, 6, 7, generator=torch.Generator().manual_seed(0)).bfloat16()
+    with Moved() as moved:
+        found = trainer.pseudo_labels(logits)
+    assert set(moved.types) == {torch.uint8}
+    for label, sample in zip(found.numpy(), logits.float(), strict=True):
+        expected = decide(sample, trainer.labels)
+        for value in range(1, len(trainer.labels.foreground_values) + 1) if largest else ():
+            expected = keep_largest(expected, (value,))
+        assert (label == expected).all()
 
 
 @pytest.mark.parametrize("progress", [0.0, 0.9])

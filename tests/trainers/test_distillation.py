@@ -14,6 +14,7 @@ from autoseg.model_folder import MODEL_FILE, Member, Model, checksums
 from autoseg.plans import Configuration, Plans
 from autoseg.plugins import build_network
 from autoseg.storage import read_json, write_json
+from autoseg.training import train
 from autoseg.training.checkpoint import load_weights
 from autoseg.training.log import write_run
 from autoseg.training.same_data import Sight, difference
@@ -88,6 +89,42 @@ def test_a_width_that_changes_nothing_is_told(build, tmp_path):
     build("distillation", teacher=str(tmp_path), architecture=str(fixed))
     with pytest.raises(UserError, match=r"width=0.5 changes nothing in .*fixed"):
         build("distillation", teacher=str(tmp_path), architecture=str(fixed), width=0.5)
+
+
+def heads_of(tmp_path, heads):
+    """Write an architecture whose number of heads must divide all its channels; returns its file."""
+    file = tmp_path / f"heads_{heads}.py"
+    file.write_text(
+        "from autoseg import Architecture, register\n"
+        "from autoseg.architectures.plain_unet import PlainUNet\n"
+        "@register.architecture('heads')\n"
+        "class Heads(PlainUNet):\n"
+        "    def __init__(self, spec):\n"
+        f"        if any(width % {heads} for width in spec.features):\n"
+        f"            raise ValueError('{heads} heads do not divide all widths')\n"
+        "        super().__init__(spec)\n"
+    )
+    return file
+
+
+def test_a_width_that_cannot_be_built_gives_way_to_the_nearest_and_is_told_once(run, build, tmp_path, caplog):
+    model_folder(tmp_path, build("supervised"))
+    settings = QUICK | {"teacher": str(tmp_path), "width": 0.4}  # features (2, 3, 3) of (4, 8, 8)
+    with caplog.at_level("INFO", "autoseg.training"):
+        folder = run("distillation", settings=settings, architecture=str(heads_of(tmp_path, 2)))
+    told = [line for line in caplog.messages if "with width=0.4 (2 heads do not divide all widths)" in line]
+    assert [line.partition("built with, ")[2] for line in told] == ["0.5, which makes its features (2, 4, 4)"]
+    assert Plans.read(folder / "plans.json").configuration("3d_fullres").network.features == (2, 4, 4)
+
+
+def test_a_width_that_serves_nowhere_near_is_told_before_a_run_folder_is_made(run, scratch, build, tmp_path):
+    model_folder(tmp_path, build("supervised"))
+    settings = QUICK | {"teacher": str(tmp_path), "width": 0.25}
+    told = r"width=0.25 makes features of \(1, 2, 2\), .*4 heads do not divide all widths"
+    with pytest.raises(UserError, match=told) as error:
+        run("distillation", settings=settings, architecture=str(heads_of(tmp_path, 4)))
+    assert "--set width" in error.value.mend
+    assert not list(scratch.results.rglob("fold_*"))
 
 
 def test_all_folds_of_an_experiment_teach_or_only_the_same_one(run, build):
@@ -251,6 +288,42 @@ def test_a_run_that_recorded_no_teachers_is_taken_as_it_is(run):
     del record["identity"]["input files"]
     write_json(student / "run.json", record)
     assert run("distillation", settings=QUICK) == student
+
+
+def test_a_finished_student_needs_its_teachers_no_more(run, caplog, tmp_path):
+    teacher = run("supervised", settings=QUICK)
+    shutil.copytree(teacher, teacher.parent / "fold_7")
+    student = run("distillation", settings=QUICK)
+    before = (student / "weights.safetensors").stat().st_mtime_ns
+    for gone in (teacher.parent / "fold_7", teacher.parent):  # one of them, then all
+        shutil.move(gone, tmp_path / f"moved_{gone.name}")
+        caplog.clear()
+        with caplog.at_level("INFO", "autoseg.training"):
+            assert run("distillation", settings=QUICK) == student
+        assert "fold 0 is finished already" in caplog.text
+    with pytest.raises(UserError, match=r"settings soft_weight 1\.0, not 2\.0"):
+        run("distillation", settings=QUICK | {"soft_weight": 2.0})
+    with pytest.raises(UserError, match="there is no finished network to learn from"):
+        run("distillation", settings=QUICK, restart=True)
+    assert (student / "weights.safetensors").stat().st_mtime_ns == before
+    record = read_json(student / "run.json")
+    del record["identity"]["input files"]  # as earlier versions, which recorded none
+    write_json(student / "run.json", record)
+    assert run("distillation", settings=QUICK) == student
+    write_run(student, status="interrupted")
+    with pytest.raises(UserError, match="there is no finished network to learn from"):
+        run("distillation", settings=QUICK)
+
+
+def test_a_continued_cross_validation_asks_only_for_the_teachers_that_it_needs(run, scratch, tmp_path):
+    options = {"plans_name": "tiny", "device": "cpu", "workers": 1, "workspace": scratch}
+    asked = {"trainer": "distillation", "settings": QUICK | {"teacher_folds": "same"}}
+    teachers = train(NAME, "3d_fullres", "0,1", settings=QUICK, **options)
+    (first,) = train(NAME, "3d_fullres", "0", **asked, **options)
+    shutil.move(teachers[0], tmp_path / "moved")
+    students = train(NAME, "3d_fullres", "0,1", **asked, **options)
+    assert students[0] == first
+    assert [read_json(student / "run.json")["status"] for student in students] == ["finished", "finished"]
 
 
 def test_a_folder_is_recorded_as_an_absolute_path_and_a_name_as_it_is(build, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ from autoseg.plans import NetworkSpec
 from autoseg.plugins import build_network
 from autoseg.training.checkpoint import load_weights
 from autoseg.training.log import read_events, read_run
+from autoseg.training.pretrained import head_tensors, load_pretrained
 from autoseg.training.repeating import mend_by_training
 
 SHRINKING = ((1, 1, 1), *[(2, 2, 2)] * 5)
@@ -218,6 +219,29 @@ def test_the_encoder_loads_strictly_into_the_ordinary_network(build):
     own = {name.removeprefix("encoder."): value for name, value in network.state_dict().items() if "encoder." in name}
     assert inner.keys() == own.keys()
     assert [inner[name].shape for name in inner] == [own[name].shape for name in inner]
+
+
+@pytest.mark.parametrize("architecture", ["unet_plus_plus", "medvisionllama"])
+def test_no_head_is_given_out_where_no_tensor_is_named_encoder(build, architecture):
+    trainer = build("masked_autoencoder", architecture=architecture, sparse=False)
+    network = trainer.modules["network"].network
+    other = build_network(architecture, network.spec.model_copy(update={"num_outputs": 7})).state_dict()
+    heads = {name for name, value in network.state_dict().items() if value.shape != other[name].shape}
+    assert heads
+    assert not any(name.startswith("encoder.") for name in other)
+    assert trainer.inference_module().state_dict().keys() == network.state_dict().keys() - heads
+
+
+def test_a_head_for_images_does_not_become_one_for_labels(build, run):
+    """One channel, one output: the head would fit."""
+    short = {"steps": 1, "sparse": False, "mirror": False}
+    pretrained = run("masked_autoencoder", architecture="unet_plus_plus", settings=short)
+    trainer = build("masked_autoencoder", architecture="unet_plus_plus", sparse=False)
+    network = trainer.modules["network"].network  # with as many outputs as channels
+    table = {row.name: row.status for row in load_pretrained(network, pretrained, labels=("liver",))}
+    fresh = {name for name, status in table.items() if status == "fresh"}
+    assert fresh == head_tensors(network) & table.keys()
+    assert fresh
 
 
 def test_the_picture_has_a_row_per_sample_and_three_columns():

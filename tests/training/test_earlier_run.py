@@ -1,6 +1,7 @@
 """What `--restart` discards is kept until the new run has something to go on from."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,8 +12,20 @@ from autoseg.errors import Interrupted, UserError
 from autoseg.storage import file_hash, read_json
 from autoseg.training import TrainingFailed, train
 from autoseg.training.earlier_run import discard_earlier, is_to_be_replaced, set_aside
+from autoseg.training.log import write_run
 
 NAME = "Dataset004_Hippocampus"
+STOPPING = """
+import os, signal
+from autoseg import Trainer, register
+
+@register.trainer("stopping")
+class Stopping(Trainer):
+    def after_step(self, progress):
+        super().after_step(progress)
+        if str(self.step + 1) == os.environ.get("STOPS_AFTER"):
+            os.kill(os.getpid(), signal.SIGINT)
+"""
 ENDING = """
 import os, signal
 from autoseg import Trainer, register
@@ -123,6 +136,114 @@ def test_after_a_kill_the_next_command_decides(scratch, ending, monkeypatch, cap
         run(scratch)
 
 
+@pytest.fixture
+def stopped(scratch, tmp_path, monkeypatch):
+    """Return a function that trains four steps, or is stopped by Ctrl-C `after` some, and returns the folders."""
+    file = tmp_path / "stopping.py"
+    file.write_text(STOPPING)
+
+    def train_until(after=None, folds="0", **options):
+        monkeypatch.setenv("STOPS_AFTER", str(after))
+        options = {"trainer": str(file), "settings": {"steps": 4}} | options
+        if after is None:
+            return run(scratch, folds, **options)
+        with pytest.raises(Interrupted, match=f"at step {after}; the checkpoint is complete"):
+            run(scratch, folds, **options)
+        return None
+
+    return train_until
+
+
+def test_ctrl_c_keeps_the_run_that_a_restart_replaces(stopped, caplog):
+    (folder,) = stopped()
+    before = content(folder.parent)
+    stopped(2, restart=True)
+    assert (folder / "state.pt").is_file()
+    assert f"the run that {folder} replaces lies aside" in caplog.text
+    stopped()
+    assert content(folder.parent) == before
+    assert hidden(folder) == []
+
+
+def test_what_the_command_after_ctrl_c_asks_for_comes_back_or_goes_on(stopped):
+    (folder,) = stopped()
+    before = content(folder.parent)
+
+    def earlier():
+        (lying,) = folder.parent.glob(".earlier-*/fold_0")
+        return {f"fold_0/{name}": value for name, value in content(lying).items()}
+
+    stopped(1, restart=True, seed=1)
+    assert earlier() == before
+    stopped(2, seed=1)  # goes on, and is stopped again
+    assert "going on at step 1" in (folder / "log.jsonl").read_text()
+    assert earlier() == before
+    with pytest.raises(UserError, match="a run with seed 1, not 2"):
+        stopped(seed=2)
+    assert earlier() == before
+    assert read_json(folder / "run.json")["steps_done"] == 2
+    stopped(1, seed=1, restart=True)  # begins anew
+    assert read_json(folder / "run.json")["steps_done"] == 1
+    assert earlier() == before
+    stopped()
+    assert content(folder.parent) == before
+    stopped(1, restart=True, seed=1)
+    stopped(seed=1)  # to its end
+    assert read_json(folder / "run.json")["seed"] == 1
+    assert hidden(folder) == []
+
+
+def test_a_run_that_goes_on_and_fails_leaves_both(stopped, scratch, tmp_path, caplog):
+    (folder,) = run(scratch)
+    before = content(folder.parent)
+    stopped(2, restart=True)
+    with (tmp_path / "stopping.py").open("a") as file:
+        file.write("    def loss(self, logits, target):\n        return float('nan') * super().loss(logits, target)\n")
+    caplog.clear()
+    with pytest.raises(TrainingFailed):
+        stopped()
+    assert f"the run that {folder} replaces lies aside" in caplog.text
+    assert (folder / "state.pt").is_file()
+    run(scratch)
+    assert content(folder.parent) == before
+    assert hidden(folder) == []
+
+
+def test_the_checkpoint_of_one_fold_leaves_what_the_others_replace(stopped):
+    folders = stopped(folds="0,1")
+    second = content(folders[1])
+    stopped(2, folds="0,1", restart=True, settings={"steps": 3})  # in the first one
+    stopped(folds="0", settings={"steps": 3})
+    assert len(hidden(folders[0])) == 1
+    assert not folders[1].exists()
+    stopped(folds="1")
+    assert content(folders[1]) == second
+    assert read_json(folders[0] / "run.json")["steps_done"] == 3
+    assert hidden(folders[0]) == []
+
+
+def test_what_learnt_nothing_does_not_come_back_for_a_stopped_run(stopped, scratch):
+    folder = scratch.run_folder(NAME, "shared", "tiny", "3d_fullres", 0)
+    folder.mkdir(parents=True)
+    write_run(folder, status="failed", steps_done=0)
+    stopped(2, restart=True)
+    stopped(3)
+    assert read_json(folder / "run.json")["steps_done"] == 3
+
+
+def test_a_damaged_record_keeps_the_earlier_run(stopped, scratch):
+    (folder,) = stopped()
+    before = content(folder.parent)
+    stopped(2, restart=True)
+    (folder / "run.json").write_text("{")
+    with pytest.raises(UserError, match=r"run\.json"):
+        stopped()
+    assert len(hidden(folder)) == 1
+    shutil.rmtree(folder)
+    stopped()
+    assert content(folder.parent) == before
+
+
 def test_the_processes_of_several_devices_replace_their_runs(scratch):
     folders = run(scratch, "0,1")
     run(scratch, "0,1", device="cpu,cpu", restart=True, seed=1)
@@ -156,10 +277,10 @@ def end_by(error, folders, *, begun=(), **how):
         raise error
 
 
-def test_the_folds_of_one_command_are_discarded_together(folds):
+def test_each_fold_of_a_command_is_discarded_by_its_own_checkpoint(folds):
     with pytest.raises(UserError):
         end_by(UserError("the second fold fails"), folds[:2], begun=folds[:1])
-    assert [(folder / "of").exists() for folder in folds] == [False, False, True]
+    assert [(folder / "of").exists() for folder in folds] == [False, True, True]
     assert hidden(folds[0]) == []
 
 

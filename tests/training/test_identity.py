@@ -121,6 +121,16 @@ def test_numbers_out_of_range_are_told_before_anything_is_written(scratch, setti
     assert not list(scratch.results.glob("*/range__*"))
 
 
+def test_a_run_of_an_earlier_version_without_a_setting_is_the_run_that_it_was(scratch):
+    folder = run(scratch)
+    record = read_json(folder / "run.json")
+    assert record["identity"]["settings"].pop("own_decay") is False
+    write_json(folder / "run.json", record)
+    assert run(scratch) == folder
+    with pytest.raises(UserError, match="a run with settings own_decay False, not True"):
+        run(scratch, settings={"steps": 2, "own_decay": True})
+
+
 def test_an_edited_trainer_is_no_finished_run_but_a_stopped_run_goes_on_with_it(scratch, tmp_path, caplog):
     source = (
         "from autoseg import Trainer, register\n"

@@ -10,7 +10,7 @@ from autoseg.errors import UserError
 from autoseg.model_folder import checksums
 from autoseg.plans import NetworkSpec
 from autoseg.storage import write_json
-from autoseg.training.pretrained import load_pretrained, read_weights, table_text
+from autoseg.training.pretrained import head_tensors, load_pretrained, read_weights, table_text
 
 
 def network(channels=1, kernel=3, outputs=2):
@@ -117,6 +117,29 @@ def test_heads_of_other_labels_start_fresh_even_with_the_same_size(tmp_path, mak
     assert "fresh    out.1.weight  other labels" in table_text(rows)
     for labels in (("liver", "tumour"), None):
         assert {row.status for row in load_pretrained(Net(), source, labels=labels)} == {"loaded"}
+
+
+def test_heads_of_a_network_that_learnt_without_labels_start_fresh(tmp_path):
+    """Whatever else its record says, and whichever of its files is named."""
+    source = save_model(tmp_path / "fold_all", Net(), (), None)
+    for place in (source, source / "weights.safetensors", source.parent):
+        write_json(source / "run.json", {"command": "pretrain"})
+        rows = load_pretrained(Net(), place, labels=("liver", "tumour"))
+        assert {row.name for row in rows if row.status == "fresh"} == HEADS
+        assert {row.reason for row in rows if row.status == "fresh"} == {"learnt without labels"}
+        for record in ({"command": "train"}, {}):
+            write_json(source / "run.json", record)
+            rows = load_pretrained(Net(), place, labels=("liver", "tumour"))
+            assert {row.status for row in rows} == {"loaded"}
+
+
+def test_a_linear_layer_behind_everything_is_a_head_too():
+    last = Net()
+    last.head = nn.Linear(4, 2 * 8)  # to the voxels of a token
+    assert head_tensors(last) == HEADS | {"head.weight", "head.bias"}
+    between = Net()
+    between.joins, between.out2 = nn.Linear(4, 16), nn.Conv3d(4, 2, 3)
+    assert head_tensors(between) == HEADS | {"out2.weight", "out2.bias"}
 
 
 def test_heads_stay_as_initialised(tmp_path):

@@ -1,13 +1,19 @@
 """The command that trains a run again, as messages name it."""
 
+import shlex
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from autoseg.cli.durations import parse_duration
+from autoseg.cli.running import run
+from autoseg.raw import open_dataset
 from autoseg.training import train
 from autoseg.training.log import read_run
-from autoseg.training.repeating import mend_by_training
+from autoseg.training.repeating import mend_by_training, origin
+from autoseg.workspace import Workspace
 
 PLACE = Path("results") / "Dataset001_Liver" / "supervised__auto__2d" / "fold_1"
 RECORD = {"method": "supervised", "architecture": "unet", "settings": {}, "seed": 0, "time_budget": None}
@@ -80,3 +86,106 @@ def test_the_named_command_is_that_of_the_run(scratch):
         settings={"steps": "1", "batch_size": "none"}, seed=2, **options,
     )  # fmt: skip
     assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+
+
+NAME = "Dataset004_Hippocampus"
+
+
+@pytest.fixture
+def places(tiny, tmp_path, monkeypatch):
+    """Return a workspace whose data set lies elsewhere, and that data set; commands run in an empty folder."""
+    for name in ("AUTOSEG_WORKSPACE", "nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    workspace = tmp_path / "my work"
+    workspace.mkdir()
+    (workspace / "preprocessed").symlink_to(tiny.preprocessed)
+    shutil.copytree(tiny.raw / NAME, tmp_path / "my data" / NAME)
+    return workspace, tmp_path / "my data" / NAME
+
+
+@pytest.fixture
+def told_again(capsys):
+    """Return a function that runs a command, then what is told to repeat it, which must find the run finished."""
+    only_how = ["--device", "cpu", "--workers", "1"]
+
+    def repeat(words, folder, elsewhere=None):
+        assert run([*words, *only_how]) == 0
+        before = (folder / "weights.safetensors").stat().st_mtime_ns
+        told = mend_by_training(folder, read_run(folder), restart=False)
+        assert told.startswith("run: autoseg ")
+        capsys.readouterr()
+        assert run([*shlex.split(told)[2:], *only_how]) == 0
+        assert "is finished already" in capsys.readouterr().err
+        assert (folder / "weights.safetensors").stat().st_mtime_ns == before
+        return told
+
+    return repeat
+
+
+SHORT = ["--plans", "tiny", "--set", "steps=1", "observed_cases=0"]
+
+
+def test_the_told_command_finds_data_and_workspace_and_labels(places, told_again):
+    workspace, data = places
+    folder = workspace / "results" / NAME / "supervised__tiny__2d" / "fold_0"
+    words = ["train", str(data), "2d", "0", "--labelled", "2", *SHORT, "--workspace", str(workspace)]
+    told = told_again(words, folder)
+    assert told == (
+        f"run: autoseg train '{data}' 2d 0 --plans tiny --set observed_cases=0 --set steps=1 --labelled 2 "
+        f"--workspace '{workspace}'"
+    )
+
+
+def test_what_the_name_and_the_default_find_is_not_told(places, told_again, tiny, monkeypatch):
+    workspace, data = places
+    (workspace / "raw").symlink_to(data.parent)
+    monkeypatch.setenv("AUTOSEG_WORKSPACE", str(workspace))
+    folder = workspace / "results" / NAME / "supervised__tiny__2d" / "fold_0"
+    told = told_again(["train", "4", "2d", "0", *SHORT], folder)
+    assert told == f"run: autoseg train {NAME} 2d 0 --plans tiny --set observed_cases=0 --set steps=1"
+    monkeypatch.delenv("AUTOSEG_WORKSPACE")
+    assert mend_by_training(folder, read_run(folder), restart=False) == f"{told} --workspace '{workspace}'"
+    moved = workspace.rename(workspace.with_name("moved"))
+    folder = moved / folder.relative_to(workspace)
+    assert mend_by_training(folder, read_run(folder), restart=False) == f"{told} --workspace {moved}"
+
+
+def test_a_run_of_the_default_workspace_is_told_without_it(places, told_again):
+    workspace, data = places
+    Path("autoseg_workspace").symlink_to(workspace)
+    folder = Path("autoseg_workspace") / "results" / NAME / "supervised__tiny__2d" / "fold_0"
+    told = told_again(["train", str(data), "2d", "0", *SHORT], folder)
+    assert told == f"run: autoseg train '{data}' 2d 0 --plans tiny --set observed_cases=0 --set steps=1"
+
+
+def test_pretraining_is_told_with_its_own_command(places, told_again):
+    workspace, data = places
+    folder = workspace / "results" / NAME / "masked_autoencoder__tiny__3d_fullres" / "fold_all"
+    words = ["pretrain", str(data), "3d_fullres", "--plans", "tiny", "--set", "steps=1", "sparse=false"]
+    told = told_again([*words, "--workspace", str(workspace)], folder)
+    method = "3d_fullres --trainer masked_autoencoder --plans tiny --"
+    assert told.startswith(f"run: autoseg pretrain '{data}' {method}set ")
+    damaged = mend_by_training(folder, restart=True)
+    assert damaged.startswith(f"run: autoseg pretrain {NAME} {method}restart")
+    older = {name: value for name, value in read_run(folder).items() if name not in ("command", "data", "workspace")}
+    assert mend_by_training(folder, older, restart=False).startswith(f"run: autoseg train {NAME} 3d_fullres all --tra")
+
+
+def test_folders_that_no_option_names_are_not_told(scratch):
+    options = {"plans_name": "tiny", "device": "cpu", "workers": 1, "workspace": scratch}
+    (folder,) = train(NAME, "2d", "0", settings={"steps": 1, "observed_cases": 0}, **options)
+    record = read_run(folder)
+    assert (record["command"], record["data"], record["workspace"]) == ("train", None, None)
+
+
+def test_an_open_data_set_is_told_by_its_folder_unless_it_is_from_a_list(places):
+    workspace, data = Workspace.open(places[0]), places[1]
+    dataset = open_dataset(data)
+    assert origin("train", dataset, dataset, workspace)["data"] == str(data)
+    listed = replace(dataset, name="listed")
+    assert origin("train", listed, listed, workspace)["data"] is None
+    file = data / "listed.csv"
+    file.touch()
+    assert origin("train", file, listed, workspace)["data"] == str(file)

@@ -1,13 +1,16 @@
 """The accounting of a time budget, with a clock of its own: whatever takes time counts, and nothing untrained ends."""
 
+import os
+import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
 from autoseg import Trainer, plugins
-from autoseg.errors import UserError
-from autoseg.storage import read_json
+from autoseg.errors import Interrupted, UserError
+from autoseg.plans import Plans, TrainingPlan
+from autoseg.storage import file_hash, read_json
 from autoseg.training import clock, run, starting, train
 from autoseg.training.log import write_run
 from autoseg.training.run import is_finished
@@ -51,12 +54,13 @@ def call(workspace, monkeypatch, trainer, folds="0", **options):
     load = plugins.load
     with monkeypatch.context() as patch:
         patch.setattr(plugins, "load", lambda kind, *rest: trainer if kind == "trainer" else load(kind, *rest))
-        return train(NAME, "3d_fullres", folds, plans_name="tiny", device="cpu", workers=1, workspace=workspace,
-                     settings={"stop_on_collapse": False, "observed_cases": 0}, **options)  # fmt: skip
+        options = {"plans_name": "tiny", "device": "cpu", "workers": 1, "workspace": workspace} | options
+        settings = {"stop_on_collapse": False, "observed_cases": 0}
+        return train(NAME, "3d_fullres", folds, settings=settings, **options)
 
 
-def run_folder(workspace):
-    return workspace.run_folder(NAME, "supervised", "tiny", "3d_fullres", "0")
+def run_folder(workspace, plans_name="tiny"):
+    return workspace.run_folder(NAME, "supervised", plans_name, "3d_fullres", "0")
 
 
 def test_start_set_up_steps_and_validation_of_all_folds_stay_within_the_budget(scratch, fake, monkeypatch):
@@ -107,3 +111,87 @@ def test_an_untrained_run_of_an_earlier_version_is_trained_anew(scratch, fake, m
     assert not is_finished(folder)
     call(scratch, monkeypatch, Ends, time_budget=BUDGET, started=fake.now)
     assert read_json(folder / "run.json")["steps_done"] == 1
+
+
+class Ends(Trainer):
+    """One step takes the whole budget."""
+
+    fake = None
+
+    def after_step(self, progress):
+        super().after_step(progress)
+        self.fake.now += BUDGET
+
+
+class Killed(Ends):
+    """Like the signal that nobody can answer."""
+
+    def training_step(self, batches, progress):
+        raise KeyboardInterrupt
+
+
+class Stopped(Ends):
+    """By Ctrl-C, after its first step."""
+
+    def after_step(self, progress):
+        super().after_step(progress)
+        os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.fixture
+def timed(scratch, fake, monkeypatch):
+    """Return a function that trains within the budget; each call finds other steps fit into that, of a long plan."""
+    monkeypatch.setattr(Ends, "fake", fake)
+    plans = Plans.read(scratch.plans_file(NAME, "tiny"))
+    full = plans.configurations["3d_fullres"].model_copy(update={"training": TrainingPlan()})
+    file = scratch.plans_file(NAME, "timed")
+    plans.model_copy(update={"plans_name": "timed", "configurations": {"3d_fullres": full}}).write(file)
+    seconds = iter(range(10, 1000))
+    monkeypatch.setattr(starting, "time_step", lambda *_, **__: SimpleNamespace(seconds=next(seconds) / 100))
+
+    def within_the_budget(trainer, **options):
+        given = {"plans_name": "timed", "time_budget": BUDGET, "started": fake.now}
+        return call(scratch, monkeypatch, trainer, **given, **options)
+
+    yield within_the_budget
+    file.unlink()
+
+
+def recipe(folder):
+    return read_json(folder / "run.json")["settings"]["warmup_steps"]["value"]
+
+
+def test_a_timed_run_comes_back_after_a_killed_restart(timed):
+    (folder,) = timed(Ends)
+    before = {name: file_hash(folder / name) for name in ("state.pt", "weights.safetensors")}
+    earlier = recipe(folder)
+    with pytest.raises(KeyboardInterrupt):
+        timed(Killed, restart=True)
+    assert not (folder / "weights.safetensors").exists()
+    assert recipe(folder) != earlier
+    timed(Ends)
+    assert {name: file_hash(folder / name) for name in before} == before
+    assert recipe(folder) == earlier
+    assert [path.name for path in folder.parent.glob(".*")] == []
+
+
+def test_a_timed_run_that_replaces_another_goes_on_with_its_own_recipe(timed):
+    (folder,) = timed(Ends)
+    earlier = recipe(folder)
+    with pytest.raises(KeyboardInterrupt):
+        timed(Killed, restart=True, seed=1)
+    replacing = recipe(folder)
+    assert replacing != earlier
+    timed(Ends, seed=1)
+    assert (recipe(folder), read_json(folder / "run.json")["seed"]) == (replacing, 1)
+    assert [path.name for path in folder.parent.glob(".*")] == []
+
+
+def test_a_stop_after_the_time_between_two_checkpoints_replaces_the_earlier_run(timed, monkeypatch):
+    """However often it was stopped before: it has learnt as long as one that is not stopped until its checkpoint."""
+    (folder,) = timed(Ends)
+    for seed, elapsed, left in ((1, 599, 1), (1, 1, 1), (1, 2, 0)):
+        monkeypatch.setattr("test_time_budget.BUDGET", elapsed)
+        with pytest.raises(Interrupted):
+            timed(Stopped, restart=elapsed == 599, seed=seed)
+        assert len(list(folder.parent.glob(".earlier-*/fold_0"))) == left
