@@ -222,7 +222,7 @@ def lightm_unet(bench: Bench, seeds: Sequence[int]) -> None:
 CHECKS = {
     "hiformer": Check(hiformer, "2d", 1000),
     "focal_unet": Check(focal_unet, "2d", 1000),
-    "paratranscnn": Check(paratranscnn, "2d", 1000),
+    "paratranscnn": Check(paratranscnn, "2d", 200),
     "transdae": Check(transdae, "2d", 1000),
     "u_transformer": Check(u_transformer, "2d", 1000),
     "ms_dual_guided": Check(ms_dual_guided, "2d", 400),
