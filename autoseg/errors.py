@@ -28,6 +28,10 @@ class UserError(AutosegError):
         super().__init__("\n".join(parts))
 
 
+class InputsGone(UserError):
+    """What a run learns from, such as its teachers, is not there (any more)."""
+
+
 class CaseError(AutosegError):
     """One case failed in one stage; the other cases are complete."""
 

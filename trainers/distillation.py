@@ -26,7 +26,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 from autoseg.trainers.student_width import Student, student_of
-from pydantic import AfterValidator, NonNegativeFloat, PositiveFloat
+from pydantic import AfterValidator, Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from autoseg import NetworkSpec, Trainer, UserError, register
@@ -45,6 +45,7 @@ def settled(teacher: str) -> str:
 
 
 Teacher = Annotated[str, AfterValidator(settled)]
+Width = Annotated[float, Field(gt=0, le=16)]
 
 
 @register.trainer("distillation")
@@ -55,7 +56,7 @@ class Distillation(Trainer):
 
     teacher: Teacher = "supervised"  # a run, experiment or model folder, or a trainer's runs of these plans
     teacher_folds: Literal["all", "same"] = "all"  # of a trainer's runs
-    width: PositiveFloat = 1.0  # channels of the student as a share of the plan's, or the nearest that can be built
+    width: Width = 1.0  # channels of the student as a share of the plan's, or the nearest that can be built
     temperature: PositiveFloat = 2.0
     soft_weight: NonNegativeFloat = 1.0  # of the soft labels; labels have weight 1
     feature_weight: NonNegativeFloat = 0.0  # of the attention of encoder maps, such as 1.0

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.benchmarking.children import Outcome, Task
+from autoseg.benchmarking.configuration import configuration_of
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.inputs import folds_compared
 from autoseg.benchmarking.judging import conclude
@@ -84,6 +85,9 @@ def benchmark(
     entries, broken = competitors(question, place.root)
     references = [_lasting(reference, place) for reference in question.datasets]
     datasets = [open_dataset(reference, place) for reference in references]
+    for dataset in datasets:  # what cannot be compared leaves no record behind
+        folds_compared(question.folds, dataset, make_splits(dataset, workspace=place))
+        configuration_of(question, dataset, place)
     with alone(folder):
         record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
         if restart:
@@ -225,11 +229,15 @@ def _tasks_of(
             record.put("runs", run.key, {**_about(run), "error": error})
             continue
         kept = record["runs"].get(run.key, {})
-        if kept.get("content") == request["content"] and kept.get("status") == "finished":
+        if kept.get("content") == request.pop("earlier_content"):  # of a version that did not look at code and cases
+            kept["content"] = request["content"]
+        same, finished = kept.get("content") == request["content"], kept.get("status") == "finished"
+        if same and finished and not kept.get("unscored"):
             continue
-        begun = kept.get("content") == request["content"]
-        if kept.get("status") == "finished":
-            log.warning("%s is made anew: its plan, settings, code or cases are not what they were", run.key)
+        if finished:
+            why = unscored_in_words(kept) if same else "its plan, settings, code or cases are not what they were"
+            log.warning("%s is made anew: %s", run.key, why)
+        begun = same and not finished
         request["restart"] = kept.get("restart", False) if begun else bool(kept.get("content"))
         record["runs"][run.key] = {**_about(run), "content": request["content"], "status": "waiting",
                                    "restart": request["restart"],
@@ -257,16 +265,17 @@ def _request(question: Question, field: Field, run: Run, means: Means) -> tuple[
     request = request_of(question, field, entry, plan, recipe, run.fold, means)
     request["settings"] |= {**WATCHING, "steps": steps}
     seconds = None if means.deterministic else question.budget.seconds  # the same bits need the same number of steps
+    told = [plan["digest"], recipe.read_text(encoding="utf-8"), request["settings"], run.fold, run.seed, entry.key]
+    told += [] if seconds is None else [seconds]
     request |= {
         "training_seconds": seconds,
         "seed": run.seed,
         "name": f"{entry.key}-seed{run.seed}",
         "keep_weights": means.keep_weights,
         "deterministic": means.deterministic,
-        "content": content_hash(plan["digest"], recipe.read_text(encoding="utf-8"), request["settings"], run.fold,
-                                run.seed, entry.key, *([] if seconds is None else [seconds]),
-                                entry_code(entry, means), means.data(field, plan["store"], run.fold)),
-    }  # fmt: skip
+        "content": content_hash(*told, entry_code(entry, means), means.data(field, plan["store"], run.fold)),
+        "earlier_content": content_hash(*told),
+    }
     return request, None
 
 

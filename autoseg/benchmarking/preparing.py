@@ -237,7 +237,11 @@ def _measure(
         plan = record["plans"][f"{field.name}/{entry.architecture.name}"]
         kept = record["costs"].get(key)
         about[key] = {"plan": plan["digest"], "augmentation": shared["augmentation"], "code": entry_code(entry, means)}
-        if kept is not None and "error" not in kept and about[key] == {name: kept.get(name) for name in about[key]}:
+        if (
+            kept is not None
+            and "error" not in kept
+            and about[key] == {name: kept.get(name, about[key][name]) for name in about[key]}
+        ):
             continue
         recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
         tasks.append(Task(key, "measure", request_of(question, field, entry, plan, recipe, field.folds[0], means)))

@@ -12,6 +12,7 @@ the bootstrap, and count once in the test of signed ranks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -19,7 +20,16 @@ from scipy import stats
 from autoseg.randomness import generator
 
 Scores = Mapping[str, np.ndarray]  # fold -> (seeds, cases, names)
-Error = tuple[float, int]  # standard error of a difference of means, and its degrees of freedom
+
+
+class Noise(NamedTuple):
+    """A difference of means with its standard error and degrees of freedom, all of the same means."""
+
+    difference: float
+    error: float
+    degrees: int
+
+
 RESAMPLES = 2000
 TYPICAL_DEGREES = 4  # degrees of freedom that the field's typical noise counts for in that of one competitor
 FEWEST_FOLDS = 3  # that a deviation between folds is taken from
@@ -48,6 +58,11 @@ def foreground_mean(table: np.ndarray) -> float:
 def run_means(scores: Scores) -> list[float]:
     """Return the foreground mean of every single run (fold and seed)."""
     return [foreground_mean(table) for fold in sorted(scores) for table in scores[fold]]
+
+
+def mean_of_runs(scores: Scores) -> float:
+    """Return the mean of all runs: what the noise between runs is that of, where `foreground_mean` pools cases."""
+    return float(nan_mean(np.array(run_means(scores)), 0))
 
 
 def bootstrap_means(
@@ -217,47 +232,53 @@ def own_noise(field: Mapping[str, Scores]) -> dict[str, tuple[float, int] | None
         for entry, scores in field.items()
     }
     known = [found for found in own.values() if found]
+    most = sum(degrees for _, degrees in known)  # that the whole field has
     # The median of a sample's variance lies below the variance by this factor, a lot where there are few seeds.
     typical = np.median([dev**2 * degrees / stats.chi2.ppf(0.5, degrees) for dev, degrees in known]) if known else 0.0
 
     def drawn(deviation: float, degrees: int) -> tuple[float, int]:
         total = degrees + TYPICAL_DEGREES
-        return float(np.sqrt((deviation**2 * degrees + typical * TYPICAL_DEGREES) / total)), total
+        return float(np.sqrt((deviation**2 * degrees + typical * TYPICAL_DEGREES) / total)), min(total, most)
 
     return {entry: drawn(*found) if found else common for entry, found in own.items()}
 
 
-def fold_error(first: Scores, second: Scores) -> Error | None:
-    """Return the standard error of the mean difference as it differs from fold to fold; None below three folds.
+def fold_noise(first: Scores, second: Scores) -> Noise | None:
+    """Return the mean over folds of the difference between two methods, as it differs from fold to fold.
 
-    Source: nnU-Net Revisited (Isensee et al. 2024): a difference below the noise from fold to fold is none.
+    None below three folds. Source: nnU-Net Revisited (Isensee et al. 2024): a difference below the noise from fold to
+    fold is none.
     """
-    if len(first) < FEWEST_FOLDS:
-        return None
-    means = [np.mean([run_means({fold: scores[fold]}) for fold in sorted(first)], axis=1) for scores in (first, second)]
-    differences = means[0] - means[1]
+    differences = _fold_means(first) - _fold_means(second)
     differences = differences[~np.isnan(differences)]
     if len(differences) < FEWEST_FOLDS:
         return None
-    return float(differences.std(ddof=1) / np.sqrt(len(differences))), len(differences) - 1
+    error = differences.std(ddof=1) / np.sqrt(len(differences))
+    return Noise(float(differences.mean()), float(error), len(differences) - 1)
 
 
-def run_error(
-    first: tuple[float, int] | None, runs: int, second: tuple[float, int] | None, other_runs: int
-) -> Error | None:
-    """Return the standard error of the difference of the means of so many runs, by the noise of either method."""
+def _fold_means(scores: Scores) -> np.ndarray:
+    """Return the mean of the runs of each fold; folds may have different numbers of seeds."""
+    return np.array([np.mean(run_means({fold: scores[fold]})) for fold in sorted(scores)])
+
+
+def run_noise_of(
+    difference: float, first: tuple[float, int] | None, runs: int, second: tuple[float, int] | None, other_runs: int
+) -> Noise | None:
+    """Return the difference of the means of so many runs, by the noise of either method; None where it is unknown."""
     if first is None or second is None:
         return None
-    return float(np.sqrt(first[0] ** 2 / runs + second[0] ** 2 / other_runs)), min(first[1], second[1])
+    error = float(np.sqrt(first[0] ** 2 / runs + second[0] ** 2 / other_runs))
+    return Noise(difference, error, min(first[1], second[1]))
 
 
-def margin_of(error: Error) -> float:
+def margin_of(noise: Noise) -> float:
     """Return by how much two methods that are equally good differ at most, at 95 %."""
-    return float(stats.t.ppf(0.975, error[1]) * error[0])
+    return float(stats.t.ppf(0.975, noise.degrees) * noise.error)
 
 
-def noise_p(difference: float, error: Error) -> float:
+def noise_p(noise: Noise) -> float:
     """Return the two-sided p of a difference of means by Student's t; 1 where there is no difference."""
-    if difference == 0:
+    if noise.difference == 0:
         return 1.0
-    return 0.0 if error[0] == 0 else float(2 * stats.t.sf(abs(difference) / error[0], error[1]))
+    return 0.0 if noise.error == 0 else float(2 * stats.t.sf(abs(noise.difference) / noise.error, noise.degrees))

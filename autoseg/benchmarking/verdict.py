@@ -44,11 +44,7 @@ class Comparison:
     corrected: float
     margin: float | None  # what the means of so many runs of equally good methods may differ by; None: unknown
     ranks_agree: bool = True  # with the mean: not so where a few bad cases outweigh many that are a little better
-
-    @property
-    def below_noise(self) -> bool:
-        """Return whether other seeds or folds alone could have made the difference."""
-        return self.margin is not None and abs(self.difference) <= self.margin
+    below_noise: bool = False  # other seeds or folds alone could have made the difference
 
     @property
     def decided(self) -> bool:
@@ -111,6 +107,7 @@ class _Pair:
     rank_p: float
     p: float
     margin: float | None
+    below_noise: bool
 
 
 @dataclass
@@ -148,7 +145,7 @@ def judge(
     for name, draft in drafts.items():
         found = tuple(
             Comparison(pair.first, pair.second, pair.difference, pair.interval, pair.units, pair.rank_p,
-                       pair.p, corrected[name, index], pair.margin, pair.ranks_agree)
+                       pair.p, corrected[name, index], pair.margin, pair.ranks_agree, pair.below_noise)
             for index, pair in enumerate(draft.pairs)
         )  # fmt: skip
         said, kept = (notes or {}).get(name, ()), (barred or {}).get(name, {})
@@ -207,16 +204,19 @@ def _pairs(
         first, second = one.entry, other.entry
         differences = paired.paired_differences(field[first], field[second], units)
         gap = one.mean - other.mean
-        errors = [error for error in (
-            paired.run_error(noise[first], one.runs, noise[second], other.runs),
-            paired.fold_error(field[first], field[second]),
-        ) if error is not None]  # fmt: skip
+        of_runs = paired.mean_of_runs(field[first]) - paired.mean_of_runs(field[second])
+        found = (
+            paired.run_noise_of(of_runs, noise[first], one.runs, noise[second], other.runs),
+            paired.fold_noise(field[first], field[second]),
+        )
+        known = [each for each in found if each is not None]
         rank_p = paired.signed_rank_p(differences)
-        p = max([rank_p, *(paired.noise_p(gap, error) for error in errors)])
-        agree = paired.rank_sign(differences) * gap >= 0
-        margin = max((paired.margin_of(error) for error in errors), default=None)
+        p = max([rank_p, *map(paired.noise_p, known)])
+        agree = all(sign * gap >= 0 for sign in (paired.rank_sign(differences), *(each.difference for each in known)))
+        margin = max(map(paired.margin_of, known), default=None)
+        within = any(abs(each.difference) <= paired.margin_of(each) for each in known)
         span = paired.interval(draws[first] - draws[second])
-        pairs.append(_Pair(first, second, float(gap), span, len(differences), bool(agree), rank_p, p, margin))
+        pairs.append(_Pair(first, second, float(gap), span, len(differences), bool(agree), rank_p, p, margin, within))
     return pairs
 
 
@@ -262,7 +262,7 @@ def _warnings(
     if found and folds < paired.FEWEST_FOLDS:
         said.append(
             f"{folds} fold(s): how much differences vary from one split to another is unknown, and what is said here "
-            "holds for this split. All folds would tell (--folds cv)."
+            "holds for this split. More folds would tell, where the data set has them (--folds cv)."
         )
     if intra is None:
         said.append(

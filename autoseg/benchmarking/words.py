@@ -20,7 +20,8 @@ def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
         return [f"Only {leader} has finished runs ({dice}); there is nothing to compare it with."]
     if verdict.winner is not None:
         several = verdict.folds >= FEWEST_FOLDS
-        noise = "seeds or folds" if several else "seeds"
+        seeds = "seeds" if best.runs > verdict.folds else "runs of one seed"
+        noise = f"{seeds} or folds" if several else seeds
         return [
             f"{leader} is best {'' if several else 'on this split '}with a mean Dice of {dice}: better than every "
             "other method, each with a 95 % interval of the difference that excludes zero, a corrected p below 0.05, "
@@ -28,7 +29,8 @@ def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
         ]
     if verdict.barred is not None:
         return [
-            f"No winner. {leader} has the highest mean Dice ({dice}), but not on all that was asked: {verdict.barred}"
+            f"No winner. {leader} has the highest mean Dice ({dice}), but failed on a part of this campaign: "
+            f"{verdict.barred}"
         ]
     if not verdict.not_worse:
         return [

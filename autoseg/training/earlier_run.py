@@ -36,7 +36,7 @@ def is_to_be_replaced(folder: Path, asked: Mapping[str, Any], *, anew: bool) -> 
     lying = _waiting(folder)
     if anew:
         if lying is not None:
-            _delete(folder)  # what a command that was killed or stopped left there
+            _remove_if_there(folder)  # what a command that was killed or stopped left there
         return lying is not None or os.path.lexists(folder)
     if comes_back(folder, asked):
         return False
@@ -92,18 +92,14 @@ def set_aside(folders: Sequence[Path]) -> Iterator[None]:
 
 def discard_earlier(folder: Path) -> None:
     """Delete what the run in `folder`, which has a checkpoint, has replaced; other folds keep what they replace."""
-    for lying in folder.parent.glob(f"{ASIDE}*/{folder.name}"):
-        doomed = folder.with_name(f"{LEFTOVERS[1]}{lying.parent.name.removeprefix(ASIDE)}-{folder.name}")
-        with suppress(FileNotFoundError):  # somebody else was quicker
-            os.replace(lying, doomed)  # at once: half a run must not come back
-            with suppress(OSError):
-                _delete(doomed)
+    for lying in _all_earlier(folder):
+        _remove_if_there(lying, beside=folder)
         _drop_empty(lying.parent)
 
 
-def as_recorded(folder: Path, *, replaces: bool) -> dict[str, bool]:
-    """Return what run.json says from a checkpoint on, if a run lies aside; without `replaces` that may come back."""
-    return {} if _earlier(folder) is None else {KEEPS_EARLIER: not replaces}
+def as_recorded(folder: Path, *, replaced: bool) -> dict[str, bool]:
+    """Return what run.json says of a run that lies aside, if there is one; until it is `replaced` it may come back."""
+    return {} if _earlier(folder) is None else {KEEPS_EARLIER: not replaced}
 
 
 def _waiting(folder: Path) -> Path | None:
@@ -118,10 +114,10 @@ def _has_begun(folder: Path) -> bool:
 
 
 def _keeps_earlier(folder: Path) -> bool:
-    """Return whether what the run in `folder` replaces may come back; where its record is damaged, too."""
-    if not (folder / RUN_FILE).is_file():
-        return False
-    return not _is_readable(folder) or read_run(folder).get(KEEPS_EARLIER) is True
+    """Return whether what the run in `folder` replaces may come back; where its record is damaged or gone, too."""
+    if not (folder / RUN_FILE).is_file() or not _is_readable(folder):
+        return True
+    return read_run(folder).get(KEEPS_EARLIER) is True
 
 
 def _is_readable(folder: Path) -> bool:
@@ -134,7 +130,13 @@ def _is_readable(folder: Path) -> bool:
 
 def _earlier(folder: Path) -> Path | None:
     """Return where the run lies that was put aside for one in `folder`."""
-    return next(folder.parent.glob(f"{ASIDE}*/{folder.name}"), None)
+    return next(_all_earlier(folder), None)
+
+
+def _all_earlier(folder: Path) -> Iterator[Path]:
+    """Yield the places where runs lie that were put aside for one in `folder`, links that lead nowhere there, too."""
+    places = [group / folder.name for group in folder.parent.glob(f"{ASIDE}*")]
+    yield from (place for place in places if os.path.lexists(place))
 
 
 def _is_same(lying: Path, asked: Mapping[str, Any]) -> bool:
@@ -147,17 +149,20 @@ def _is_same(lying: Path, asked: Mapping[str, Any]) -> bool:
 
 def _bring_back(folder: Path, lying: Path) -> None:
     what = "; the stopped one that was to replace it is gone" if _has_begun(folder) else ""
-    _delete(folder)
+    _remove_if_there(folder)
     os.replace(lying, folder)
     _drop_empty(lying.parent)
     logger.warning("the earlier run is back where it was%s: %s", what, folder)
 
 
-def _delete(folder: Path) -> None:
-    if folder.is_dir() and not folder.is_symlink():
-        shutil.rmtree(folder)
-    else:
-        folder.unlink(missing_ok=True)
+def _remove_if_there(folder: Path, *, beside: Path | None = None) -> None:
+    """Delete a run, or a link to one; it goes at once, since half of one would pass for something that it is not."""
+    if not os.path.lexists(folder):
+        return
+    doomed = Path(tempfile.mkdtemp(prefix=LEFTOVERS[1], dir=(beside or folder).parent))
+    with suppress(FileNotFoundError):  # somebody else was quicker
+        os.replace(folder, doomed / folder.name)
+    shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _drop_empty(group: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg import plugins
-from autoseg.errors import UserError
+from autoseg.errors import InputsGone, UserError
 from autoseg.storage import file_hash
 from autoseg.training.checkpoint import STATE_FILE, WEIGHTS_FILE
 from autoseg.training.log import RUN_FILE, is_trained, read_run
@@ -53,7 +53,7 @@ def _inputs(trainer: Trainer, learnt_from: list[str] | None) -> list[str]:
     """Return the checksums of the input files; those `learnt_from` where none or only some of them are left."""
     try:
         found = sorted(file_hash(file) for file in trainer.inputs())
-    except UserError:
+    except InputsGone:
         if learnt_from is None:
             raise
         return learnt_from

@@ -63,9 +63,10 @@ class Fit:
         if self.fabric.global_rank == 0:
             folder = self.trainer.context.folder
             digest = save_weights(folder, self.trainer.inference_module())
-            write_run(folder, **{WEIGHTS_DIGEST: digest, **as_recorded(folder, replaces=replaces)})
+            write_run(folder, **{WEIGHTS_DIGEST: digest, **as_recorded(folder, replaced=False)})
             save_state(folder, self.state)  # last: a run that it calls finished has its weights
-            if replaces:
+            if replaces and (told := as_recorded(folder, replaced=True)):  # not before there is the checkpoint
+                write_run(folder, **told)
                 discard_earlier(folder)
 
 

@@ -16,7 +16,7 @@ from autoseg.model_folder import MODEL_FILE, read_model
 from autoseg.storage import read_json
 from autoseg.training.checkpoint import WEIGHTS_FILE, load_weights, unwrapped
 from autoseg.training.log import RUN_FILE, read_run
-from autoseg.training.repeating import PRETRAIN
+from autoseg.training.repeating import PRETRAIN, command_of
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -62,7 +62,7 @@ def label_names(source: Path) -> tuple[str, ...] | None:
 def learnt_from_labels(source: Path) -> bool:
     """Return whether the weights are of something else than a run of `autoseg pretrain`, as far as it can be told."""
     folder = find_weights(source).parent
-    return not (folder / RUN_FILE).is_file() or read_run(folder).get("command") != PRETRAIN
+    return not (folder / RUN_FILE).is_file() or command_of(folder, read_run(folder)) != PRETRAIN
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -51,6 +51,14 @@ def mend_by_training(folder: Path, record: Mapping[str, Any] | None = None, *, r
     return f"run: {command}" + ("" if record is not None else ", with the other options of its first start")
 
 
+def command_of(folder: Path, record: Mapping[str, Any]) -> str:
+    """Return `train` or `pretrain`: as recorded, in records of earlier versions by the method, without one by name."""
+    if "command" in record:
+        return record["command"]
+    method = record.get("method") or folder.parent.name.rsplit("__", 2)[0]
+    return PRETRAIN if _needs_no_labels(folder, method) else TRAIN
+
+
 def _command(folder: Path, record: Mapping[str, Any] | None, *, restart: bool) -> str | None:
     """Return the command, None for a folder that does not lie where runs lie."""
     experiment = folder.parent.name.rsplit("__", 2)
@@ -58,7 +66,7 @@ def _command(folder: Path, record: Mapping[str, Any] | None, *, restart: bool) -
         return None
     kept_as, plans, configuration = experiment
     known = record or {}
-    command = PRETRAIN if record is None and _needs_no_labels(folder, kept_as) else known.get("command", TRAIN)
+    command = command_of(folder, known)
     words = ["autoseg", command, known.get("data") or folder.parent.parent.name, configuration]
     words += [folder.name.removeprefix("fold_")] if command == TRAIN else []
     words += _method(folder, kept_as, known)
@@ -83,12 +91,12 @@ def _method(folder: Path, kept_as: str, record: Mapping[str, Any]) -> list[str]:
     return [*words, "--architecture", architecture]
 
 
-def _needs_no_labels(folder: Path, kept_as: str) -> bool:
-    """Return whether runs of this name are those of an installed method that needs no labels."""
+def _needs_no_labels(folder: Path, method: str) -> bool:
+    """Return whether this is the run of an installed method that needs no labels."""
     if folder.name != "fold_all":
         return False
     try:
-        return not plugins.load_installed("trainer", kept_as).needs_labels
+        return not plugins.load_installed("trainer", method).needs_labels
     except UserError:
         return False
 
@@ -104,7 +112,8 @@ def _workspace(folder: Path, record: Mapping[str, Any]) -> list[str]:
 
 
 def _lies_in(root: Path, place: Path) -> bool:
-    return root.joinpath("results", *place.parts[-3:]).is_dir()
+    found = root.joinpath("results", *place.parts[-3:])
+    return found.is_dir() and found.samefile(place)  # not that of a workspace which this one was copied from
 
 
 def _folders(workspace: Workspace) -> list[Path]:

@@ -207,12 +207,12 @@ class _Training:
 
     def _asked(self, context: RunContext, seconds: float | None) -> tuple[dict[str, Setting], bool]:
         """Return the settings of a run, and whether it is to replace another one, which stays as it is until then."""
-        anew = self.restart or is_untrained(context.folder)
-        lying = None if anew else may_come_back(context.folder)
+        lying = None if self.restart else may_come_back(context.folder)
         if lying is not None:  # its recipe may be another one than that of the run which was to replace it
             settings, asked = self._identified(context, seconds, lying)
             if comes_back(context.folder, asked):
                 return settings, False
+        anew = self.restart or is_untrained(context.folder)
         settings, asked = self._identified(context, seconds, None if anew else context.folder)
         return settings, is_to_be_replaced(context.folder, asked, anew=anew)
 

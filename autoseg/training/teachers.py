@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from autoseg import plugins
-from autoseg.errors import UserError
+from autoseg.errors import InputsGone, UserError
 from autoseg.inference.members import load_members
 from autoseg.labels import Labels
 from autoseg.model_folder import MODEL_FILE, read_member_plans, read_model
@@ -43,7 +43,7 @@ def find_teachers(source: Path, context: RunContext) -> list[Teacher]:
     """
     found = _of_model(source) if (source / MODEL_FILE).is_file() else _of_runs(source)
     if not found:
-        raise UserError(
+        raise InputsGone(
             "there is no finished network to learn from",
             where=source,
             mend="train the teacher first, or give the run, experiment or model folder: --set teacher=FOLDER",

@@ -5,8 +5,10 @@ import pytest
 from scipy import stats
 
 from autoseg.benchmarking.statistics import (
+    Noise,
     bootstrap_means,
     case_table,
+    fold_noise,
     foreground_mean,
     holm,
     interval,
@@ -18,9 +20,9 @@ from autoseg.benchmarking.statistics import (
     paired_differences,
     pooled_deviation,
     ranks,
-    run_error,
     run_means,
     run_noise,
+    run_noise_of,
     signed_rank_p,
     smallest_p,
 )
@@ -163,19 +165,28 @@ def test_noise_of_one_seed_is_between_folds_without_their_difficulty():
 
 
 def test_margin_by_hand():
-    error = run_error((0.02, 4), 3, (0.02, 9), 1)
-    assert error == pytest.approx((0.02 * np.sqrt(4 / 3), 4))
-    assert margin_of(error) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
-    other = run_error((0.01, 4), 1, (0.02, 4), 4)
+    noise = run_noise_of(0.1, (0.02, 4), 3, (0.02, 9), 1)
+    assert noise == pytest.approx((0.1, 0.02 * np.sqrt(4 / 3), 4))
+    assert margin_of(noise) == pytest.approx(2.7764 * 0.02 * np.sqrt(4 / 3), rel=1e-4)
+    other = run_noise_of(0.1, (0.01, 4), 1, (0.02, 4), 4)
     assert margin_of(other) == pytest.approx(2.7764 * np.sqrt(0.0001 + 0.0001), rel=1e-4)
-    assert run_error(None, 3, (0.02, 4), 1) is None
+    assert run_noise_of(0.1, None, 3, (0.02, 4), 1) is None
 
 
 def test_p_of_a_difference_beside_its_noise():
-    assert noise_p(2.7764 * 0.01, (0.01, 4)) == pytest.approx(0.05, rel=1e-3)  # t of four degrees, two sides
-    assert noise_p(-2.7764 * 0.01, (0.01, 4)) == noise_p(2.7764 * 0.01, (0.01, 4))
-    assert noise_p(0.0, (0.01, 4)) == noise_p(0.0, (0.0, 4)) == 1.0
-    assert noise_p(0.1, (0.0, 4)) == 0.0
+    assert noise_p(Noise(2.7764 * 0.01, 0.01, 4)) == pytest.approx(0.05, rel=1e-3)  # t of four degrees, two sides
+    assert noise_p(Noise(-2.7764 * 0.01, 0.01, 4)) == noise_p(Noise(2.7764 * 0.01, 0.01, 4))
+    assert noise_p(Noise(0.0, 0.01, 4)) == noise_p(Noise(0.0, 0.0, 4)) == 1.0
+    assert noise_p(Noise(0.1, 0.0, 4)) == 0.0
+
+
+def test_noise_between_folds_is_that_of_the_difference_it_stands_beside():
+    """Folds of unequal seeds, and a label that one fold has alone: by hand, from the means of the runs of each fold."""
+    first = {"0": np.array([[[0.9, 0.8]], [[0.7, 0.6]]]), "1": np.array([[[0.8, NAN]]]), "2": np.array([[[0.7, NAN]]])}
+    second = {"0": np.array([[[0.5, 0.5]]]), "1": np.array([[[0.7, NAN]]]), "2": np.array([[[0.7, NAN]]])}
+    found = fold_noise(first, second)  # differences 0.75 - 0.5, 0.1 and 0
+    assert found == pytest.approx((0.35 / 3, np.std([0.25, 0.1, 0.0], ddof=1) / np.sqrt(3), 2))
+    assert fold_noise({"0": first["0"]}, {"0": second["0"]}) is None
 
 
 def test_cases_of_a_unit_count_once():
@@ -204,8 +215,8 @@ def test_an_unsteady_competitor_does_not_make_the_others_noisy():
     alone = own_noise(steady)
     beside = own_noise({**steady, "c": runs_around(0.3, -0.2, 0, 0.2)})
     typical = 1e-4 * 2 / 1.386294  # the variance 1e-4 of two degrees of freedom over the median of its distribution
-    assert alone["a"] == pytest.approx((np.sqrt((2e-4 + 4 * typical) / 6), 6))
-    assert beside["a"] == pytest.approx(alone["a"])
+    assert alone["a"] == pytest.approx((np.sqrt((2e-4 + 4 * typical) / 6), 4))  # all four that the field has
+    assert beside["a"] == pytest.approx((alone["a"][0], 6))
     assert beside["c"] == pytest.approx((np.sqrt((2 * 0.04 + 4 * typical) / 6), 6))
 
 

@@ -11,6 +11,7 @@ from autoseg.benchmarking.judging import conclude
 from autoseg.benchmarking.verdict import judge
 from autoseg.benchmarking.words import verdict_sentences
 from autoseg.errors import UserError
+from autoseg.storage import content_hash, write_json
 
 MINE = """from torch import nn
 from autoseg import Architecture, register
@@ -176,7 +177,69 @@ def test_a_changed_label_map_makes_all_runs_anew(campaign, players, place):
     assert players.asked("train") == [f"{DATASET}/{BEST}/fold_0/seed_0"]
 
 
+def test_runs_of_a_version_that_did_not_look_at_code_and_cases_are_kept(campaign, players):
+    done = campaign("plain_unet")
+    content, record = campaign.record(), done.record
+    for run in content["runs"].values():
+        run["content"] = earlier(record, run)
+    for costs in content["costs"].values():
+        del costs["code"]
+    write_json(done.folder / "benchmark.json", {k: v for k, v in content.items() if k != "autoseg_checksum"})
+    players.told.clear()
+    campaign("plain_unet")
+    assert players.told == []
+
+
+def earlier(record, run):
+    """Return the checksum that earlier versions gave a run of equal steps."""
+    recipe = record.folder / "recipes" / run["dataset"] / f"{run['entry']}.toml"
+    settings = {"observed_cases": 0, "stop_on_collapse": False, "steps": run["steps"]}
+    digest = record["plans"][f"{run['dataset']}/plain_unet"]["digest"]
+    return content_hash(digest, recipe.read_text(), settings, run["fold"], run["seed"], run["entry"])
+
+
+def test_a_mistyped_configuration_leaves_nothing_behind(campaign, place):
+    with pytest.raises(UserError, match="no configuration '3d_fulres'"):
+        campaign("plain_unet", configuration="3d_fulres")
+    assert not (place.root / "benchmarks" / "c").exists()
+    assert campaign("plain_unet").failures == {}
+
+
 # Methods that failed
+
+
+def test_a_run_that_fails_in_one_of_three_folds_ends_with_a_verdict(campaign, players):
+    """Folds then have unequal numbers of seeds."""
+    players.fails["/unet-supervised-common/fold_1/seed_1"] = "no memory"
+    (verdict,) = campaign("plain_unet", "unet", folds="0-2").verdicts
+    assert verdict.winner == BEST
+    assert verdict.folds == 3
+
+
+def test_a_label_that_one_fold_has_alone_makes_no_winner():
+    """Equal methods; the label of one fold is unsteady, and weighs in the mean as much as that of all folds."""
+    rng, wrong = np.random.default_rng(13), 0
+    for _ in range(60):
+        field = {}
+        for name in "ab":
+            field[name] = {}
+            for fold in range(5):
+                usual = 0.8 + rng.normal(0, 0.003, (3, 1)) + rng.normal(0, 0.003, (3, 12))
+                rare = 0.6 + rng.normal(0, 0.1, (3, 1)) + rng.normal(0, 0.01, (3, 12))
+                field[name][str(fold)] = np.stack([usual, rare if fold == 0 else np.full((3, 12), np.nan)], 2)
+        wrong += judge({"x": field}, resamples=200)[0][0].winner is not None
+    assert wrong <= 3
+
+
+def test_cases_that_could_not_be_scored_are_tried_again(campaign, players):
+    players.unscored["/plain_unet-supervised-common/fold_0/seed_1"] = {"case_0": "no memory"}
+    assert campaign("plain_unet", "unet").verdicts[0].winner is None
+    players.unscored.clear()
+    players.told.clear()
+    again = campaign("plain_unet", "unet")
+    assert players.asked("train") == [f"{DATASET}/{BEST}/fold_0/seed_1"]
+    assert again.failures == {}
+    assert again.verdicts[0].winner == BEST
 
 
 def test_who_cannot_predict_some_cases_does_not_win(campaign, players):

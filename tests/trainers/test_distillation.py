@@ -63,6 +63,12 @@ def test_the_soft_labels_are_the_mean_of_the_folds(build, tmp_path):
     assert set(trainer.modules) == {"network"}  # checkpoints hold the student alone
 
 
+@pytest.mark.parametrize("width", ["inf", 1e9, 0])
+def test_widths_without_bounds_are_refused(run, width):
+    with pytest.raises(UserError, match="width"):
+        run("distillation", settings=QUICK | {"width": width})
+
+
 def test_a_student_of_half_the_width_is_recorded_as_such_and_can_teach_in_turn(run, build):
     large = run("supervised", settings=QUICK)
     small = run("distillation", settings=QUICK | {"width": 0.5, "feature_weight": 1.0})

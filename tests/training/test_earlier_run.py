@@ -1,7 +1,6 @@
 """What `--restart` discards is kept until the new run has something to go on from."""
 
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -237,9 +236,8 @@ def test_a_damaged_record_keeps_the_earlier_run(stopped, scratch):
     stopped(2, restart=True)
     (folder / "run.json").write_text("{")
     with pytest.raises(UserError, match=r"run\.json"):
-        stopped()
+        stopped(seed=5)  # neither of both
     assert len(hidden(folder)) == 1
-    shutil.rmtree(folder)
     stopped()
     assert content(folder.parent) == before
 
@@ -265,6 +263,7 @@ def replace(folder, *, discards=True):
     """Do what a run does at its first checkpoint."""
     assert not folder.exists()
     folder.mkdir()
+    write_run(folder, keeps_earlier_run=False)
     (folder / "state.pt").touch()
     if discards:
         discard_earlier(folder)
@@ -303,3 +302,53 @@ def test_a_kill_between_the_first_checkpoint_and_the_discarding(folds):
     assert not is_to_be_replaced(folds[0], {}, anew=False)
     assert (folds[0] / "state.pt").exists()
     assert hidden(folds[0]) == []
+
+
+def test_half_a_replacement_never_passes_for_the_run_that_it_replaces(folds):
+    """Whatever a kill leaves of the replacement, without its record the earlier run stays."""
+    (folds[0] / "weights.safetensors").touch()
+    with pytest.raises(KeyboardInterrupt):
+        end_by(KeyboardInterrupt(), folds[:1], begun=folds[:1], discards=False)
+    (folds[0] / "run.json").unlink()
+    is_to_be_replaced(folds[0], {}, anew=False)
+    assert (folds[0] / "of").read_text() == "the earlier run"
+    assert hidden(folds[0]) == []
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_a_replacement_goes_at_once(folds, anew, monkeypatch):
+    """Deleted file by file, what a kill leaves could be a checkpoint without its record."""
+    (folds[0] / "weights.safetensors").touch()
+    with pytest.raises(Interrupted):
+        end_by(Interrupted("stopped"), folds[:1])
+    folds[0].mkdir()
+    write_run(folds[0], keeps_earlier_run=True)
+    (folds[0] / "state.pt").touch()
+    monkeypatch.setattr("autoseg.training.earlier_run.shutil.rmtree", lambda *args, **options: None)  # killed
+    is_to_be_replaced(folds[0], {}, anew=anew)
+    assert (folds[0] / "of").exists() != anew
+    assert not (folds[0] / "state.pt").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_run(stopped, scratch, monkeypatch):
+    (folder,) = stopped()
+    before = content(folder.parent)
+    stopped(2, restart=True)
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("autoseg.training.loop.save_state", full)
+        with pytest.raises(Exception, match="space"):
+            stopped(None, settings={"steps": 4, "checkpoint_minutes": 0}, restart=True)
+    stopped()
+    assert content(folder.parent) == before
+
+
+def test_a_linked_run_comes_back_as_it_was(folds):
+    real = folds[0].rename(folds[0].parent.parent / "elsewhere")
+    folds[0].symlink_to(os.path.join("..", real.name))
+    with pytest.raises(UserError):
+        end_by(UserError("wrong"), folds[:1])
+    assert (folds[0] / "of").read_text() == "the earlier run"

@@ -170,7 +170,16 @@ def test_pretraining_is_told_with_its_own_command(places, told_again):
     damaged = mend_by_training(folder, restart=True)
     assert damaged.startswith(f"run: autoseg pretrain {NAME} {method}restart")
     older = {name: value for name, value in read_run(folder).items() if name not in ("command", "data", "workspace")}
-    assert mend_by_training(folder, older, restart=False).startswith(f"run: autoseg train {NAME} 3d_fullres all --tra")
+    assert mend_by_training(folder, older, restart=False).startswith(f"run: autoseg pretrain {NAME} {method}set ")
+
+
+def test_a_copy_of_a_workspace_is_told_not_the_one_it_was_copied_from(tmp_path):
+    """Both have a run of that place; what is wrong with the copy must not make the sound one anew."""
+    original, copy = (tmp_path / name / "results" / NAME / "supervised__auto__2d" / "fold_0" for name in ("ws", "copy"))
+    for folder in (original, copy):
+        folder.mkdir(parents=True)
+    told = mend_by_training(copy, {**RECORD, "workspace": str(tmp_path / "ws")}, restart=True)
+    assert f"--workspace {tmp_path / 'copy'} --restart" in told
 
 
 def test_folders_that_no_option_names_are_not_told(scratch):
