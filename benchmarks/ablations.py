@@ -112,6 +112,7 @@ def by_early_heads(network: Any) -> None:
     import torch
 
     def decode(features: list[torch.Tensor]) -> torch.Tensor:
+        """Return the mean of the early predictions."""
         network.training = True  # so that all outputs are made; its layers stay as they are
         outputs = whole(features)
         network.training = False

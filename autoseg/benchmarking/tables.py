@@ -117,9 +117,9 @@ def unscored_in_words(run: Mapping[str, Any]) -> str:
     return f"fold {run['fold']}, seed {run['seed']} could not score {len(which)} case(s): {listed(which)}"
 
 
-def listed(which: Sequence[str]) -> str:
+def listed(which: Sequence[str], most: int = MOST_NAMED) -> str:
     """Return the first names, and how many there are more."""
-    return ", ".join(which[:MOST_NAMED]) + (f" and {len(which) - MOST_NAMED} more" if len(which) > MOST_NAMED else "")
+    return ", ".join(which[:most]) + (f" and {len(which) - most} more" if len(which) > most else "")
 
 
 def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from autoseg.benchmarking.statistics import FEWEST_FOLDS
+from autoseg.benchmarking.tables import listed
 from autoseg.benchmarking.verdict import FEW_CASES, Verdict
 
 MOST_NAMED = 8
@@ -38,12 +39,9 @@ def verdict_sentences(verdict: Verdict, names: Mapping[str, str]) -> list[str]:
             "which cannot tell a method from its luck: add seeds (--seeds 3)."
         ]
     others = [names[entry] for entry in verdict.not_worse]
-    listed = ", ".join(others[:MOST_NAMED])
-    if len(others) > MOST_NAMED:
-        listed += f" and {len(others) - MOST_NAMED} more"
     return [
         f"No winner. {leader} has the highest mean Dice ({dice}), but {len(others)} of the other "
-        f"{len(verdict.standings) - 1} cannot be told from it: {listed}."
+        f"{len(verdict.standings) - 1} cannot be told from it: {listed(others, MOST_NAMED)}."
     ]
 
 
