@@ -77,21 +77,23 @@ def test_a_campaign_from_the_first_process_to_the_page(autoseg, place, monkeypat
 def check_table_of_architectures(folder, place, rows):
     """What benchmarks/architecture_table.py makes of the tables that the referee writes."""
     script = Path(__file__).resolve().parents[2] / "benchmarks" / "architecture_table.py"
-    said = subprocess.run([sys.executable, script, folder, place.root, "none", NAME], capture_output=True, text=True)
+    said = subprocess.run([sys.executable, script, folder, "--deep", NAME], capture_output=True, text=True)
     assert said.returncode == 0, said.stderr
-    header, _, *lines = said.stdout.splitlines()
+    header, _, *lines, _, told = said.stdout.splitlines()
     columns = [cell.strip() for cell in header.split("|")[1:-1]]
     cells = {line.split("`")[1]: [cell.strip() for cell in line.split("|")[1:-1]] for line in lines}
     assert {len(each) for each in cells.values()} == {len(columns)}
     for row in rows:
-        found = dict(zip(columns, cells[row["architecture"]], strict=True))  # of equal names the last, 2D: not run
         third = dict(zip(columns[2:9], cells[row["architecture"]][2:9], strict=True))
         assert third["steps"] == "2"
-        assert third["Dice 3D"] == f"{float(row['dice']):.3f}"
+        assert third["common"] == f"{float(row['dice']):.3f}"
+        assert third["own"] == "-"
         assert float(third["GFLOP a step"]) == pytest.approx(float(row["step_flops"]) / 1e9, abs=0.06)
+        assert float(third["s a step"]) == pytest.approx(float(row["train_cpu_seconds"]) / 2, abs=0.006)
         assert float(third["traced MiB"]) > 1
-        assert found["Dice 2D"] == "-"
+        assert set(cells[row["architecture"]][9:]) == {"-"}  # no 2D data
     assert cells["plain_unet"][1] == "31.20 / 31.20"
+    assert told.startswith(f"{len(rows)} runs, ")
 
 
 def test_a_run_that_fails_is_listed_and_the_code_is_1(autoseg, place, tmp_path, monkeypatch):
