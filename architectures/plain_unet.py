@@ -9,6 +9,7 @@ same.
 from __future__ import annotations
 
 from autoseg.architectures.blocks.unet import UNet, layer_arguments
+from autoseg.architectures.blocks.unet_sizing import PlainUNetSizing
 from dynamic_network_architectures.architectures.unet import PlainConvUNet
 from torch import nn
 
@@ -16,17 +17,11 @@ from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 
 
-@register.architecture("plain_unet")
-class PlainUNet(UNet):
+@register.architecture("plain_unet", sizing="autoseg.architectures.blocks.unet_sizing:PlainUNetSizing")
+class PlainUNet(PlainUNetSizing, UNet):
     """nnU-Net's plain U-Net, 2D and 3D: strided convolutions down, transposed convolutions up, instance norm."""
 
     @classmethod
     def build(cls, spec: NetworkSpec) -> nn.Module:
         """Return the wrapped network."""
         return PlainConvUNet(n_conv_per_stage=spec.blocks_encoder, **layer_arguments(spec))
-
-    @classmethod
-    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """Two convolutions in every stage."""
-        stages = len(spec.features)
-        return spec.model_copy(update={"blocks_encoder": (2,) * stages, "blocks_decoder": (2,) * (stages - 1)})

@@ -9,6 +9,7 @@ same.
 from __future__ import annotations
 
 from autoseg.architectures.blocks.unet import UNet, layer_arguments
+from autoseg.architectures.blocks.unet_sizing import ResidualEncoderSizing
 from dynamic_network_architectures.architectures.unet import ResidualEncoderUNet
 from dynamic_network_architectures.initialization.weight_init import init_last_bn_before_add_to_0
 from torch import nn
@@ -16,11 +17,9 @@ from torch import nn
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
 
-BLOCKS = (1, 3, 4, 6)  # of the first stages; deeper stages repeat the last entry
 
-
-@register.architecture("residual_encoder_unet")
-class ResidualEncoder(UNet):
+@register.architecture("residual_encoder_unet", sizing="autoseg.architectures.blocks.unet_sizing:ResidualEncoderSizing")
+class ResidualEncoder(ResidualEncoderSizing, UNet):
     """nnU-Net's residual encoder U-Net, 2D and 3D: ResNet-D blocks down, one convolution per decoder stage."""
 
     def __init__(self, spec: NetworkSpec):
@@ -31,10 +30,3 @@ class ResidualEncoder(UNet):
     def build(cls, spec: NetworkSpec) -> nn.Module:
         """Return the wrapped network."""
         return ResidualEncoderUNet(n_blocks_per_stage=spec.blocks_encoder, **layer_arguments(spec))
-
-    @classmethod
-    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """1, 3, 4, 6, 6, ... residual blocks in the encoder, one convolution per decoder stage."""
-        stages = len(spec.features)
-        blocks = (*BLOCKS, *[BLOCKS[-1]] * stages)[:stages]
-        return spec.model_copy(update={"blocks_encoder": blocks, "blocks_decoder": (1,) * (stages - 1)})

@@ -2,76 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Collection, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
-from autoseg.errors import UserError
 from autoseg.network_room import check_network
+from autoseg.network_sizing import NetworkSizing
 from autoseg.plans import NetworkSpec
 
 
-class Architecture(nn.Module):
+class Architecture(NetworkSizing, nn.Module):
     """Base class of networks: `__init__(spec)`, `encode`, `decode`; `forward = decode(encode(x))`.
 
     x (B, C, *S) -> logits (B, K, *S) without activation, or with `spec.deep_supervision` in training mode a list of
     logits, highest resolution first. `eval()` always gives the single full-resolution tensor.
     """
 
-    dims: ClassVar[tuple[int, ...]] = (2, 3)
-    recipe: ClassVar[Mapping[str, Any]] = {}  # trainer settings that the network needs, where its authors name some
-    trainer: ClassVar[str | None] = None  # name of the trainer that its authors' method needs; None: the supervised one
-    defaults: ClassVar[Mapping[str, Any]] = {}  # the options that `spec.options` may set
-    choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # what an option may be, where that is a short list
-
     def __init__(self, spec: NetworkSpec):
         super().__init__()
         check_network(type(self), spec)
         self.spec = spec
         self.options = self.read_options(spec)
-
-    @classmethod
-    def read_options(cls, spec: NetworkSpec) -> dict[str, Any]:
-        """Return all options, defaults included; raises UserError for one that is unknown or has no such value."""
-        cls.check_options(spec.options)
-        return {**cls.defaults, **spec.options}
-
-    @classmethod
-    def check_options(cls, options: Mapping[str, Any]) -> None:
-        """Raise UserError for an option that is unknown or has no such value, as far as a short list tells."""
-        known = ", ".join(cls.defaults) or "none"
-        for name, value in options.items():
-            if name not in cls.defaults:
-                raise UserError(
-                    f"{cls.__name__} has no option {name!r}", where="network.options", mend=f"its options: {known}"
-                )
-            if name in cls.choices and value not in cls.choices[name]:
-                allowed = ", ".join(map(str, cls.choices[name]))
-                raise UserError(
-                    f"{cls.__name__} cannot take {name}={value!r}", where="network.options", mend=f"one of: {allowed}"
-                )
-
-    @classmethod
-    def patch_multiple(cls, spec: NetworkSpec) -> tuple[int, ...]:
-        """Return, per axis, the number that a patch size must be a multiple of."""
-        return spec.total_stride
-
-    @classmethod
-    def options_for(
-        cls, options: Mapping[str, Any], channel_names: Sequence[str], description: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the options with what the data tell, by their channels' names and their dataset.json.
-
-        Planning asks for it before `adapt_spec`, training again; raises UserError where they do not suit the data.
-        """
-        return dict(options)
-
-    @classmethod
-    def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """Return the spec with this architecture's own widths, depths and options; the planner calls it once."""
-        return spec
 
     def output_weights(self) -> list[float] | None:
         """Return the weights of the deep-supervision outputs in the loss, highest resolution first.

@@ -20,6 +20,7 @@ class Definition:
     name: str
     line: int
     summary: str  # the first line of its docstring, or of the file's
+    sizing: str = ""  # `module:Class`, what plans are made from in place of a network's class
 
 
 def definitions_in(path: Path) -> tuple[Definition, ...]:
@@ -36,13 +37,15 @@ def definitions(source: str) -> tuple[Definition, ...]:
     """Return the plug-ins that a source defines."""
     tree = parse(source)
     return tuple(
-        Definition(
-            kind, name, node.lineno, (ast.get_docstring(node) or ast.get_docstring(tree) or "").partition("\n")[0]
-        )
+        Definition(kind, name, node.lineno, _first_line(node) or _first_line(tree), sizing)
         for node in tree.body
         if isinstance(node, (ast.ClassDef, ast.FunctionDef))
-        for kind, name in _registered(node.decorator_list)
+        for kind, name, sizing in _registered(node.decorator_list)
     )
+
+
+def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.Module) -> str:
+    return (ast.get_docstring(node) or "").partition("\n")[0]
 
 
 def parse(source: str) -> ast.Module:
@@ -52,17 +55,23 @@ def parse(source: str) -> ast.Module:
         return ast.parse(source)
 
 
-def _registered(decorators: Sequence[ast.expr]) -> Iterator[tuple[str, str]]:
+def _registered(decorators: Sequence[ast.expr]) -> Iterator[tuple[str, str, str]]:
+    """Yield kind, name and sizing of every `@register.<kind>("name")`."""
     for node in decorators:
         if (
             isinstance(node, ast.Call)
             and isinstance(node.func, ast.Attribute)
             and _last_name(node.func.value) == "register"
         ):
-            given = [*node.args[:1], *(keyword.value for keyword in node.keywords if keyword.arg == "name")]
-            for one in given:
-                if isinstance(one, ast.Constant) and isinstance(one.value, str):
-                    yield node.func.attr, one.value
+            given = {keyword.arg: _text(keyword.value) for keyword in node.keywords}
+            name = _text(node.args[0]) if node.args else given.get("name")
+            if name is not None:
+                yield node.func.attr, name, given.get("sizing") or ""
+
+
+def _text(node: ast.expr) -> str | None:
+    """Return the text that a literal is, None for anything else."""
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
 
 
 def _last_name(node: ast.expr) -> str | None:

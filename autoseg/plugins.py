@@ -39,8 +39,8 @@ class Register:
         """Mark a Planner subclass."""
         return _mark("planner", name)
 
-    def architecture(self, name: str) -> Callable[[T], T]:
-        """Mark an Architecture subclass."""
+    def architecture(self, name: str, *, sizing: str = "") -> Callable[[T], T]:
+        """Mark an Architecture subclass; `sizing`: `module:Class` of its NetworkSizing, read from the source."""
         return _mark("architecture", name)
 
 
@@ -65,6 +65,7 @@ class Found:
     path: Path
     line: int
     summary: str
+    sizing: str = ""
 
     @property
     def reference(self) -> str:
@@ -124,6 +125,13 @@ def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
     return _load(kind, find(kind, reference, workspace))
 
 
+def load_sizing(reference: str, workspace: Path | None = None) -> Any:
+    """Return what plans size an architecture by: its class, or the NetworkSizing without torch that it names."""
+    entry = find("architecture", reference, workspace)
+    module, _, name = entry.sizing.partition(":")
+    return getattr(importlib.import_module(module), name) if entry.sizing else _load("architecture", entry)
+
+
 def load_installed(kind: Kind, name: str) -> Any:
     """Import and return the plug-in of that name that an installed package brings.
 
@@ -166,7 +174,11 @@ def loose_file(kind: Kind, reference: str, workspace: Path | None = None) -> Pat
 
 def in_file(kind: Kind, path: Path) -> list[Found]:
     """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
-    return [Found(kind, one.name, path, one.line, one.summary) for one in definitions_in(path) if one.kind == kind]
+    return [
+        Found(kind, one.name, path, one.line, one.summary, one.sizing)
+        for one in definitions_in(path)
+        if one.kind == kind
+    ]
 
 
 def search_places(kind: Kind, workspace: Path | None = None) -> list[Path]:

@@ -15,9 +15,9 @@ ROOT = Path(autoseg.__file__).resolve().parent
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 FLOORS = (
-    "errors storage randomness plans plan_bounds architecture network_room labels plugin_sources plugins workspace "
-    "workers devices machine lock waiting watching interpreter_watch hang_teller deadlines worker_pool worker_results "
-    "worker_start crash_guard worker_life regular_files",
+    "errors storage randomness plans plan_bounds architecture network_room network_sizing labels plugin_sources "
+    "plugins workspace workers devices machine lock waiting watching interpreter_watch hang_teller deadlines "
+    "worker_pool worker_results worker_start crash_guard worker_life regular_files",
     "raw preprocessing fingerprinting store model_folder",
     "batches losses evaluation",
     "inference",
@@ -30,7 +30,7 @@ FLOORS = (
 FLOOR = {room: number for number, rooms in enumerate(FLOORS) for room in rooms.split()}
 PLUGIN_PACKAGES = ("trainers", "planners", "architectures")
 TORCH_FREE = (
-    "errors storage randomness plans labels plugin_sources plugins workspace workers "
+    "errors storage randomness plans network_sizing labels plugin_sources plugins workspace workers "
     "model_folder raw fingerprinting cli"
 )
 # Importing these would break a promise of the design: no pickle on disk, nothing that fails on a CPU build of torch.

@@ -156,7 +156,7 @@ class Planner:
             channel_names=tuple(fingerprint.channel_names),
             configurations=configurations,
             resources=frame.resources.describe(),
-            notes=(*self.notes, *(in_words(c, self.network_class.recipe) for c in configurations.values())),
+            notes=(*self.notes, *(in_words(c, self.network_sizing.recipe) for c in configurations.values())),
         )
 
     def configurations(self, frame: Frame) -> dict[str, Sized | None]:
@@ -218,10 +218,10 @@ class Planner:
             features=tuple(min(most, base * 2**stage) for stage in range(stages)),
             blocks_encoder=(2,) * stages,
             blocks_decoder=(2,) * (stages - 1),
-            options=self.network_class.options_for(self.network_options, names, frame.dataset.description),
+            options=self.network_sizing.options_for(self.network_options, names, frame.dataset.description),
         )
-        spec = self.network_class.adapt_spec(spec)
-        multiple = self.network_class.patch_multiple(spec)
+        spec = self.network_sizing.adapt_spec(spec)
+        multiple = self.network_sizing.patch_multiple(spec)
         patch = tuple(pad_to_multiple(edge, step) for edge, step in zip(spec.patch_size, multiple, strict=True))
         return spec if patch == spec.patch_size else spec.model_copy(update={"patch_size": patch})
 
@@ -255,9 +255,14 @@ class Planner:
         notes += [
             f"{self.architecture} has no {dims}D form, so there are no {dims}D configurations."
             for dims in (2, 3)
-            if dims not in self.network_class.dims
+            if dims not in self.network_sizing.dims
         ]
         return notes
+
+    @cached_property
+    def network_sizing(self) -> Any:
+        """What sizes the architecture: its class, or the part of it that needs no torch."""
+        return plugins.load_sizing(self.architecture, self.workspace)
 
     @cached_property
     def network_class(self) -> Any:
@@ -305,7 +310,7 @@ class Planner:
 
     def _serves(self, name: str) -> bool:
         """Tell whether the architecture has the form for a configuration."""
-        return _dims(name) in self.network_class.dims
+        return _dims(name) in self.network_sizing.dims
 
     def _configuration(self, name: str, sized: dict[str, Sized | None], frame: Frame) -> Configuration:
         size = sized[name]

@@ -1,0 +1,49 @@
+"""Plans of nnU-Net's networks are made without torch, and by what their networks themselves go by."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoseg import plugins
+from autoseg.architecture import Architecture
+from autoseg.network_sizing import NetworkSizing
+
+DATA = Path(__file__).resolve().parents[2] / "autoseg" / "demo" / "data" / "Dataset004_Hippocampus"
+SIZED = [found.name for found in plugins.list_plugins("architecture") if found.sizing]
+
+
+def test_the_networks_of_nnunet_name_a_sizing():
+    assert {"plain_unet", "residual_encoder_unet"} <= set(SIZED)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_a_network_is_sized_by_its_own_base_class(name):
+    sizing, network = plugins.load_sizing(name), plugins.load("architecture", name)
+    assert issubclass(network, sizing)
+    assert not issubclass(sizing, Architecture)
+    for attribute in (each for each in vars(NetworkSizing) if not each.startswith("_")):
+        own, planned = getattr(network, attribute), getattr(sizing, attribute)
+        assert getattr(own, "__func__", own) == getattr(planned, "__func__", planned)
+
+
+def test_a_network_without_one_is_sized_by_its_class():
+    assert plugins.load_sizing("primus") is plugins.load("architecture", "primus")
+
+
+@pytest.mark.parametrize("planner", ["nnunet", "residual_encoder_m"])
+def test_plans_and_preprocessing_need_no_torch_where_the_memory_is_given(planner, tmp_path):
+    code = (
+        "import sys\n"
+        "from autoseg.cli import main\n"
+        "try:\n"
+        "    main()\n"
+        "except SystemExit as end:\n"
+        "    assert not end.code, end.code\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    line = ["plan-and-preprocess", DATA, "--planner", planner, "--gpu-memory", "8", "--workspace", tmp_path]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, line)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert list(tmp_path.rglob(f"{planner}.json"))
