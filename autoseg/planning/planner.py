@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,65 +16,11 @@ from autoseg.planning import rules
 from autoseg.planning.bounds import within_bounds
 from autoseg.planning.budget import folds_of
 from autoseg.planning.estimate import plain_feature_map_sum
+from autoseg.planning.frame import Frame, Sized
 from autoseg.planning.resources import Resources
+from autoseg.planning.sentences import in_words
 from autoseg.planning.topology import MIN_EDGE, Topology, pad_to_multiple
 from autoseg.plans import Configuration, NetworkSpec, Plans, TrainingPlan
-from autoseg.training.recipe import suited
-
-
-@dataclass(frozen=True)
-class Frame:
-    """What all configurations of one plan share, in transposed axes: the coarsest axis first."""
-
-    fingerprint: Any  # autoseg.fingerprinting.Fingerprint
-    dataset: Any  # autoseg.raw.Dataset
-    resources: Resources
-
-    @cached_property
-    def target(self) -> np.ndarray:
-        """Full-resolution spacing in mm, original axes."""
-        return rules.target_spacing(self.fingerprint.spacings, self.fingerprint.shapes_after_crop)
-
-    @cached_property
-    def transposes(self) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-        """Forward and backward permutations of the axes."""
-        return rules.transposes(self.target)
-
-    @property
-    def spacing(self) -> np.ndarray:
-        """Full-resolution spacing in mm, transposed."""
-        return self.target[list(self.transposes[0])]
-
-    @cached_property
-    def median(self) -> np.ndarray:
-        """Median shape at full resolution, transposed."""
-        shape = rules.median_shape(self.fingerprint.spacings, self.fingerprint.shapes_after_crop, self.target)
-        return shape[list(self.transposes[0])]
-
-    @property
-    def flat(self) -> bool:
-        """Whether the images are 2D."""
-        return bool(self.median[0] == 1)
-
-    @property
-    def cases(self) -> int:
-        """Number of training cases."""
-        return self.fingerprint.num_cases
-
-
-@dataclass(frozen=True)
-class Sized:
-    """One configuration's size: what the searches look for."""
-
-    spacing: tuple[float, ...]
-    median: tuple[float, ...]
-    spec: NetworkSpec
-    batch_size: int
-
-    @property
-    def coverage(self) -> float:
-        """Voxels of the patch over voxels of the median image."""
-        return math.prod(self.spec.patch_size) / math.prod(self.median)
 
 
 class Planner:
@@ -348,18 +293,3 @@ class Planner:
 
 def _dims(name: str) -> int:
     return 2 if name == "2d" else 3
-
-
-def in_words(configuration: Configuration, own: Mapping[str, Any]) -> str:
-    """Return one configuration as a sentence; `own` is the recipe of its architecture, which wins over the plan's."""
-    spec, planned = configuration.network, configuration.training.model_dump()
-    recipe = {**planned, **suited(own, planned)}
-    sentence = (
-        f"{configuration.name}: {configuration.architecture} with {len(spec.features)} stages of "
-        f"{', '.join(map(str, spec.features))} channels, patches of {rules.in_words(spec.patch_size)} voxels at "
-        f"{rules.in_words(configuration.spacing)} mm, batches of {configuration.batch_size}; "
-        f"{recipe['steps']} steps of {recipe['optimizer']} at learning rate {recipe['learning_rate']:g}"
-    )
-    if configuration.training.time_budget is not None:
-        sentence += f", at most {configuration.training.time_budget:.0f} s per fold"
-    return sentence + "."

@@ -23,8 +23,8 @@ from autoseg.planning.budget import (
     validation_seconds,
 )
 from autoseg.planning.estimate import plain_feature_map_sum
+from autoseg.planning.frame import Frame, Sized
 from autoseg.planning.memory import Untraceable, trace_training
-from autoseg.planning.planner import Frame, Sized
 from autoseg.planning.resources import GIB, Resources
 from autoseg.planning.topology import Topology
 from autoseg.planning.traced import TracedPlanner

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from autoseg.planning import rules
+from autoseg.planning.frame import Frame, Sized
 from autoseg.planning.memory import CONTEXT_BYTES, Memory, Untraceable, trace_training
-from autoseg.planning.planner import Frame, Planner, Sized
+from autoseg.planning.planner import Planner
 from autoseg.planning.resources import GIB
 from autoseg.planning.topology import Topology, find_topology
 from autoseg.plans import NetworkSpec
