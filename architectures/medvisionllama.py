@@ -17,15 +17,15 @@ width, heads, key heads and hidden width, [256, 8, 2, 896] without a file; use_l
 transformer); train_mappers (false: frozen, as published); width (64), depth (16), heads (4), dropout (0.2), token_size.
 
 Authors: Adam, learning rate 2e-3, halved where the loss stays, for which the engine's schedule stands, batch 4. Their
-loss is 0.5 BCE + 0.5 Dice of thresholded predictions, which has no gradient: the recipe, used unless others are given,
-is 0.5 cross-entropy alone, of the same gradient. Several classes are better served by the engine's loss: `--set
-dice_weight=1 --set cross_entropy_weight=1`.
+loss is 0.5 BCE + 0.5 Dice of thresholded predictions, which has no gradient: 0.5 cross-entropy alone has the same one,
+and is what `--set own_recipe=published` takes. The recipe used unless others are given has the engine's loss.
 Parameters at 128^3, Llama 3.1 8B: published 219 805 824, of which 1 165 440 are trained; here 1 165 440 parameters, the
 others are buffers.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -47,6 +47,12 @@ WIDTH, WIDTH_STEP, DEPTH = 64, 16, 16
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published size is meant for
 STAND_IN = LlamaSize(256, 8, 2, 896)  # of the random layer
 RANK, ALPHA = 4, 1  # of the adapted mappers
+WARNING = (
+    "medvisionllama: the frozen layer has random weights, which is the authors' control and not their method; give one "
+    "of a language model by --network-option llm_file=FILE"
+)
+
+log = logging.getLogger(__name__)
 
 
 @register.architecture("medvisionllama")
@@ -58,9 +64,8 @@ class MedVisionLlama(Architecture):
         "depth": None, "heads": 4, "dropout": 0.2, "token_size": None,
     }  # fmt: skip
     choices = {"use_llm": (True, False), "train_mappers": (False, True)}
-    recipe = {
-        "optimizer": "adam", "learning_rate": 2e-3, "weight_decay": 0.0, "dice_weight": 0.0, "cross_entropy_weight": 0.5
-    }  # fmt: skip
+    recipe = {"optimizer": "adam", "learning_rate": 2e-3, "weight_decay": 0.0}
+    as_published = {"dice_weight": 0.0, "cross_entropy_weight": 0.5}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)
@@ -95,6 +100,8 @@ class MedVisionLlama(Architecture):
             path = existing_file(options["llm_file"])
             options |= {"llm_file": str(path), "llm_hash": file_hash(path)}
         options["llm"] = list(llm_size(options))
+        if options["use_llm"] and not options["llm_file"]:
+            log.warning(WARNING)
         return spec.model_copy(update={"options": options})
 
     @classmethod

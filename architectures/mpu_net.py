@@ -18,8 +18,8 @@ supervision has one output per level, all of full resolution: the mean, then the
 as at the published start. Left out: layers that nothing uses (1 049 754 parameters).
 Published optimiser: Adam, learning rate 1e-4 (its recipe, used unless others are given), for 600 epochs. In short runs
 the authors' method (with trainer "tversky_bce") learns slowly: 0.81 Dice on nuclei after 450 steps and none on
-hippocampus after 500, where the common recipe and the supervised trainer reach 0.91 and 0.84, within two points of a
-U-Net (benchmarks/RESULTS.md).
+hippocampus after 500, where the common recipe and the supervised trainer reach 0.91 and 0.84 (a U-Net after the same
+500 steps: 0.86); in equal time it lies two to six points behind a U-Net (benchmarks/RESULTS.md).
 
 Parameters with one channel, two outputs, four stages from 32 channels: published 21 507 255 without unused ones, here
 the same; with six stages 121 422 849.

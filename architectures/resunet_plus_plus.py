@@ -11,9 +11,10 @@ map of 32, grow and shrink with the planned map, and none reaches beyond an axis
 published and the default in 2D; "instance", the default in 3D, where batches are small). Dilations are logged (debug).
 
 3D is an extension. With one sample per batch, batch norm takes its statistics over the sample's positions. Heads at
-lower resolution, made only with deep supervision, are an extension too. Published optimiser: Nadam, learning rate 1e-4,
-Dice loss alone, with smooth 1, no deep supervision (its recipe, used unless others are given; their later code has
-Adam, and cross-entropy). They lower the rate where the loss stays, for which the engine's schedule stands.
+lower resolution, made only with deep supervision, are an extension too. Published optimiser: Nadam, learning rate 1e-4
+(its recipe, used unless others are given; their later code has Adam, and cross-entropy); with `own_recipe=published`
+Dice loss alone, with smooth 1, and no deep supervision. They lower the rate where the loss stays, for which the
+engine's schedule stands.
 
 Parameters with three channels, one output, four stages, without deep supervision: published 4 062 993, here the same.
 """
@@ -50,10 +51,8 @@ class ResUNetPlusPlus(Architecture):
 
     defaults = {"base": None, "aspp_scale": "plan", "norm": None}
     choices = {"aspp_scale": ("plan", "paper"), "norm": (None, *NORMS)}
-    recipe = {
-        "optimizer": "nadam", "learning_rate": 1e-4, "weight_decay": 0.0, "cross_entropy_weight": 0.0,
-        "dice_smooth": 1.0, "deep_supervision": False,
-    }  # fmt: skip
+    recipe = {"optimizer": "nadam", "learning_rate": 1e-4, "weight_decay": 0.0}
+    as_published = {"cross_entropy_weight": 0.0, "dice_smooth": 1.0, "deep_supervision": False}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

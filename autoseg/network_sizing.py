@@ -18,6 +18,8 @@ class NetworkSizing:
 
     dims: ClassVar[tuple[int, ...]] = (2, 3)
     recipe: ClassVar[Mapping[str, Any]] = {}  # trainer settings that the network needs, where its authors name some
+    # Settings of its authors that only `own_recipe=published` has, such as a loss that the engine's does better than.
+    as_published: ClassVar[Mapping[str, Any]] = {}
     trainer: ClassVar[str | None] = None  # name of the trainer that its authors' method needs; None: the supervised one
     defaults: ClassVar[Mapping[str, Any]] = {}  # the options that `spec.options` may set
     choices: ClassVar[Mapping[str, tuple[Any, ...]]] = {}  # what an option may be, where that is a short list
@@ -27,6 +29,11 @@ class NetworkSizing:
         """Return all options, defaults included; raises UserError for one that is unknown or has no such value."""
         cls.check_options(spec.options)
         return {**cls.defaults, **spec.options}
+
+    @classmethod
+    def published_recipe(cls) -> dict[str, Any]:
+        """Return all trainer settings that the network's authors name."""
+        return {**cls.recipe, **cls.as_published}
 
     @classmethod
     def check_options(cls, options: Mapping[str, Any]) -> None:

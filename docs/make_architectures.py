@@ -179,11 +179,15 @@ def section(found: Found, text: Mapping[str, str], known: Measured | None) -> st
     """Return the section of one architecture."""
     architecture, words = class_of(found), docstring(found.path)
     extra = re.search(r"autoseg-engine\[(\w+)\]", words)
-    recipe = ", ".join(f"`{key}={value}`" for key, value in architecture.recipe.items())
+    recipe, beyond = (
+        ", ".join(f"`{key}={value}`" for key, value in settings.items())
+        for settings in (architecture.recipe, architecture.as_published)
+    )
     facts = [
         f"- Source: {source_of(words)} File: [{found.path.name}](../architectures/{found.path.name})",
         f"- Dimensions: {dimensions(architecture)}",
         f"- Recipe: {recipe or 'none of its own: the plan decides'}",
+        *([f"- As published only (`--set own_recipe=published`): {beyond}"] if beyond else []),
         f"- Options: {options_of(architecture)}",
         *(f"    - `{name}`: {meaning}" for name, meaning in meanings(found, architecture).items()),
     ]

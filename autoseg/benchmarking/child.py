@@ -135,6 +135,18 @@ def train(request: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+class Warnings(logging.Handler):
+    """Keeps what is warned of, each sentence once, for the campaign to tell: the output of a success goes."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.texts: dict[str, None] = {}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep one message."""
+        self.texts.setdefault(record.getMessage())
+
+
 def _workspace(request: Mapping[str, Any]) -> Workspace:
     return Workspace(**{name: Path(path) for name, path in request["workspace"].items()})
 
@@ -159,6 +171,8 @@ KINDS: dict[str, Callable[[Mapping[str, Any]], dict[str, Any]]] = {"plan": plan,
 def main(request_file: str, answer_file: str) -> int:
     """Answer one request; returns the exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    warnings = Warnings()
+    logging.getLogger().addHandler(warnings)
     _follow_parent()
     request = read_json(Path(request_file))
     try:
@@ -170,7 +184,7 @@ def main(request_file: str, answer_file: str) -> int:
     except Exception as error:
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
-    write_json(Path(answer_file), answer)
+    write_json(Path(answer_file), {**answer, "warnings": list(warnings.texts)})
     return int("error" in answer)
 
 

@@ -42,6 +42,7 @@ class Outcome:
     error: str | None
     seconds: float
     died: bool = False  # without a word: killed, or crashed below Python
+    warnings: tuple[str, ...] = ()  # what was warned of on the way
 
 
 def carry_out(
@@ -138,7 +139,7 @@ class _Child:
         self._request.unlink(missing_ok=True)
         if "result" in answer:
             self.log.unlink(missing_ok=True)
-            return Outcome(answer["result"], None, seconds)
+            return Outcome(answer["result"], None, seconds, warnings=tuple(answer.get("warnings", ())))
         return Outcome(None, answer.get("error") or self._death(), seconds, died="error" not in answer)
 
     def ask_to_stop(self) -> None:

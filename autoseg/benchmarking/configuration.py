@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
+from collections.abc import Sequence
 
 from autoseg import plugins
+from autoseg.benchmarking.matrix import Entry
 from autoseg.benchmarking.question import Question
 from autoseg.errors import UserError
 from autoseg.fingerprinting import FINGERPRINT_FILE
@@ -15,6 +18,8 @@ from autoseg.workspace import Workspace
 
 USUAL = ("3d_fullres", "2d")
 PLANNED = ("2d", "3d_fullres", "3d_lowres")  # a cascade is no network of its own
+
+log = logging.getLogger(__name__)
 
 
 def configuration_of(question: Question, dataset: Dataset, workspace: Workspace) -> str:
@@ -67,3 +72,16 @@ def _planned(question: Question, dataset: Dataset, workspace: Workspace) -> str:
     if name not in known:
         raise UserError(f"plans {question.plans!r} have no configuration {name!r}", mend=f"use: {', '.join(known)}")
     return name
+
+
+def tell_forms(dataset: str, dims: int, entries: Sequence[Entry]) -> None:
+    """Tell which networks a data set goes without, as they have no such form; raises UserError where none has it."""
+    kinds = {entry.architecture.name: entry.architecture.kind for entry in entries}
+    lacking = [name for name, kind in kinds.items() if dims not in kind.dims]
+    if lacking and len(lacking) == len(kinds):
+        raise UserError(
+            f"{' and '.join(lacking)} {'has' if len(lacking) == 1 else 'have'} no {dims}D form", where=dataset,
+            mend="add networks that have one (`autoseg list architectures` shows it), or leave this data set out",
+        )  # fmt: skip
+    for name in lacking:
+        log.warning("%s is left out on %s: it has no %dD form", name, dataset, dims)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from autoseg.benchmarking.children import Outcome, Task
-from autoseg.benchmarking.configuration import configuration_of
+from autoseg.benchmarking.configuration import configuration_of, dims_of, tell_forms
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.inputs import folds_compared
 from autoseg.benchmarking.judging import conclude
@@ -29,6 +29,7 @@ from autoseg.benchmarking.preparing import (
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import RECIPES, Record
 from autoseg.benchmarking.tables import scores_file, scores_of, unscored_in_words, write_tables
+from autoseg.benchmarking.told import tell_new
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
 from autoseg.machine import available_cores
@@ -87,7 +88,7 @@ def benchmark(
     datasets = [open_dataset(reference, place) for reference in references]
     for dataset in datasets:  # what cannot be compared leaves no record behind
         folds_compared(question.folds, dataset, make_splits(dataset, workspace=place))
-        configuration_of(question, dataset, place)
+        tell_forms(dataset.name, dims_of(configuration_of(question, dataset, place)), entries)
     with alone(folder):
         record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
         if restart:
@@ -121,12 +122,14 @@ def dry_run(
         log.warning("%s is left out: %s", missing, reason)
     jobs = jobs or len(question.device.split(","))
     record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+    record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
     more: dict[str, Any] = {"threads": record.content["threads"], "keep_weights": keep_weights}
     found = []
     for reference in question.datasets:
         dataset = open_dataset(_lasting(reference, place), place)
         splits = make_splits(dataset, workspace=place)
         folds = folds_compared(question.folds, dataset, splits)
+        tell_forms(dataset.name, dims_of(configuration_of(question, dataset, place)), entries)
         found.append(estimate(question, record, dataset, folds, splits, entries, place, **more))
     return found
 
@@ -301,6 +304,8 @@ def _carry_out(tasks: Sequence[Task], means: Means) -> None:
             record.put("runs", task.key, {**kept, "status": "failed", "error": outcome.error, "restart": again})
             log.warning("%d of %d: %s failed: %s", ended, total, task.key, outcome.error)
             return
+        tell_new(record, record["runs"][task.key], outcome.warnings)
+        kept["warnings"] = list(outcome.warnings)
         folder = Path(outcome.answer["folder"]).relative_to(record.folder)
         record.put("runs", task.key, {**kept, **outcome.answer, "folder": folder.as_posix(), "status": "finished",
                                       "seconds": round(outcome.seconds, 1)})  # fmt: skip

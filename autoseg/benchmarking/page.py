@@ -16,6 +16,7 @@ from autoseg.benchmarking.page_tables import (
 )
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.tables import TABLE_FILE, finished_runs
+from autoseg.benchmarking.told import warnings_on
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.benchmarking.words import stability_sentences, verdict_sentences
 from autoseg.reporting.charts import scatter_chart
@@ -104,7 +105,8 @@ def _question(record: Record) -> str:
     question = record["question"]
     amount = {"steps": f"{question['budget']:g} steps", "flops": f"{question['budget']:.4g} operations"}
     what = amount.get(question["equal"], f"{duration(question['budget'])} of training")
-    return f"{len(record['entries'])} methods on {len(record['datasets'])} data set(s), {what} for every run"
+    methods = {run["entry"] for run in record["runs"].values() if "dataset" in run}
+    return f"{len(methods)} methods on {len(record['datasets'])} data set(s), {what} for every run"
 
 
 def _figures(record: Record, verdicts: list[Verdict], names: Mapping[str, str]) -> str:
@@ -126,7 +128,7 @@ def _dataset_section(
     word = chip("a winner", "good") if verdict.winner else chip("no winner", "warn")
     parts = [f"<p>{word.markup} {text(' '.join(verdict_sentences(verdict, names)))}</p>"]
     parts += [f"<p>{text(sentence)}</p>" for sentence in stability_sentences(verdict, names)]
-    parts.append(bullets(list(verdict.notes)))
+    parts.append(bullets([*verdict.notes, *warnings_on(record, verdict.dataset)]))
     parts.append(f"<h3>Quality</h3>{quality_table(verdict, names)}")
     parts.append(
         note(

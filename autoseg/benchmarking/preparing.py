@@ -134,7 +134,10 @@ def plan_all(question: Question, field: Field, architectures: Sequence[Plugin], 
                 "planned %s: patches of %s, batches of %d (%.0f s)", task.key,
                 " x ".join(map(str, outcome.answer["patch_size"])), outcome.answer["batch_size"], outcome.seconds,
             )  # fmt: skip
+        for said in outcome.warnings:
+            log.warning("%s: %s", task.key, said)
         about = {"network_options": task.request["network_options"], "code": codes[task.key]}
+        about["warnings"] = list(outcome.warnings)
         record.put("plans", task.key, {**(outcome.answer or {"error": outcome.error}), **about})
 
     means.carry_out(tasks, done)

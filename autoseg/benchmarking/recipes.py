@@ -47,7 +47,8 @@ def recipe_of(
     if kind == "common":
         theirs = [name for name in architecture.recipe if name not in (*recipe, *DATA_SIDE, PRECISION)]
         return recipe | {name: getattr(base, name) for name in theirs}
-    own = published(architecture.recipe) if kind == "published" else suited(architecture.recipe, shared)
+    as_asked = kind == "published"
+    own = published(architecture.published_recipe()) if as_asked else suited(architecture.recipe, shared)
     recipe |= {name: value for name, value in own.items() if name not in DATA_SIDE}
     return {name: value for name, value in recipe.items() if name in DATA_SIDE or not redefined(name, trainer, base)}
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from autoseg.benchmarking.record import Record
+from autoseg.benchmarking.told import warnings_of
 from autoseg.benchmarking.verdict import Verdict
 from autoseg.errors import UserError
 from autoseg.storage import read_json, write_text
@@ -74,6 +75,7 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         "precision": run.get("precision"),
         "threads": costs.get("threads"),
         "device": costs.get("device"),
+        "warnings": " | ".join(warnings_of(record, run)),
         "error": run.get("error") or (unscored_in_words(run) if run.get("unscored") else None),
     }
 

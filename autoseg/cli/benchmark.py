@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoseg.cli.durations import format_duration, parse_duration
-from autoseg.cli.options import Debug, Deterministic, Devices, Json, Restart, Settings, Workers, WorkspaceFolder
+from autoseg.cli.options import Debug, Devices, Json, Restart, Settings, Workers, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
 from autoseg.cli.running import command_that_goes_on
 from autoseg.errors import Interrupted
@@ -120,7 +120,13 @@ def benchmark(
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what it will cost.")] = False,
     device: Devices = "auto",
-    deterministic: Deterministic = False,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic",
+            help="The same seed gives the same bits, at some cost of speed; equal time goes by steps timed before.",
+        ),
+    ] = False,
     workers: Workers = None,
     restart: Restart = False,
     workspace: WorkspaceFolder = None,

@@ -74,7 +74,7 @@ def suited(own: Mapping[str, Any], common: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def published(own: Mapping[str, Any]) -> dict[str, Any]:
-    """Return an architecture's own recipe as its authors have it, for a run of any length.
+    """Return an architecture's own recipe, its `published_recipe()`, as its authors have it, for a run of any length.
 
     What they leave open about the optimiser is nnU-Net's, as in a full run: so is all of it where they name nothing.
     """

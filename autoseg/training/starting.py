@@ -247,7 +247,7 @@ class _Training:
         sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": own}
         resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
         if resolved["own_recipe"].value == "published":
-            sources["architecture"] = published(network.recipe)
+            sources["architecture"] = published(network.published_recipe())
             resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
         steps, planned = resolved["steps"].value, self.configuration.training.steps
         if length is None and length_of(steps) < length_of(planned):

@@ -101,6 +101,17 @@ def test_the_plan_sets_the_token_size():
         small(llm=[32, 4])
 
 
+def test_a_random_frozen_layer_says_so(tmp_path, caplog):
+    kind, spec = plugins.load("architecture", "medvisionllama"), make_spec(base=8)
+    file = write(tmp_path / "layer.safetensors")
+    for options in ({"use_llm": False}, {"llm_file": str(file)}):
+        kind.adapt_spec(spec.model_copy(update={"options": options}))
+    assert caplog.text == ""
+    kind.adapt_spec(spec)
+    assert "frozen layer has random weights" in caplog.text
+    assert "llm_file=FILE" in caplog.text
+
+
 def test_another_size_than_planned():
     torch.manual_seed(0)
     network = small(3, (16, 16, 16)).eval()

@@ -29,8 +29,9 @@ SQUARED = {  # network: weights of Dice and cross-entropy; squared denominators,
 
 def loss_of(name, labels, *, batch_dice=True, kind="published"):
     """The loss of a trainer with a network's recipe; of its context only the plan's Dice matters."""
-    own, trainer = plugins.load("architecture", name).recipe, object.__new__(Trainer)
-    for setting, value in (published(own) if kind == "published" else suited(own, recipe_for(1000))).items():
+    network, trainer = plugins.load("architecture", name), object.__new__(Trainer)
+    published_settings, own = published(network.published_recipe()), suited(network.recipe, recipe_for(1000))
+    for setting, value in (published_settings if kind == "published" else own).items():
         setattr(trainer, setting, value)
     trainer.labels = labels
     network = SimpleNamespace(features=(8, 16))
@@ -68,14 +69,27 @@ def test_paratranscnn_by_hand():
     assert loss.item() + 0.5 == pytest.approx(1.4986, abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["own", "published"])
-@pytest.mark.parametrize("name", ["mcanet", "ms_dual_guided", "segmamba"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("mcanet", "published"), ("ms_dual_guided", "own"), ("ms_dual_guided", "published"), ("segmamba", "published")],
+)
 def test_cross_entropy_alone(name, kind):
     """SegMamba: cross entropy only; MS-Dual-Guided: CE(P) and CE(Q); MCANet: softmax CE of several classes."""
     random = torch.Generator().manual_seed(0)
     logits, target = torch.randn(2, 4, 6, 5, generator=random), torch.randint(0, 4, (2, 6, 5), generator=random)
     loss = loss_of(name, Labels(values={"a": (1,), "b": (2,), "c": (3,)}), kind=kind)(logits, target)
     assert loss.item() == pytest.approx(functional.cross_entropy(logits, target).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("name", ["mcanet", "medvisionllama", "resunet_plus_plus", "segmamba"])
+def test_the_engines_loss_is_the_default_where_the_card_says_so(name):
+    """Their cards: "engine: Dice+CE", "use the engine's CE + Dice", "by default", "CE + Dice is fine"."""
+    random = torch.Generator().manual_seed(0)
+    logits, target = torch.randn(2, 3, 6, 5, generator=random), torch.randint(0, 3, (2, 6, 5), generator=random)
+    labels = Labels(values={"a": (1,), "b": (2,)})
+    engine = loss_of("plain_unet", labels, kind="own")(logits, target)
+    assert loss_of(name, labels, kind="own")(logits, target).item() == pytest.approx(engine.item(), abs=1e-7)
+    assert loss_of(name, labels)(logits, target).item() != pytest.approx(engine.item(), abs=1e-2)
 
 
 @pytest.mark.parametrize("kind", ["own", "published"])

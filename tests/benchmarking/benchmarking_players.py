@@ -19,11 +19,12 @@ DICE = {"plain_unet": 0.8, "unet": 0.7, "swin_unet": 0.6, "focal_unet": 0.5, "hi
 class Players:
     """Answers tasks as the children would; `told` keeps what was asked, `fails` names what shall fail and how.
 
-    `unscored` names runs that predict all cases but some, and why.
+    `unscored` names runs that predict all cases but some, and why; `warns` parts of tasks and what they warn of.
     """
 
     def __init__(self, workspace):
         self.workspace, self.told, self.fails, self.dies, self.unscored = workspace, [], {}, {}, {}
+        self.warns = {}
 
     def carry_out(self, tasks, done, **means):
         for task in tasks:
@@ -37,7 +38,8 @@ class Players:
                 done(task, Outcome(None, reason, 1.0))
             else:
                 request = json.loads(json.dumps(dict(task.request)))
-                done(task, Outcome(getattr(self, task.kind)(request, task.key), None, 2.0))
+                warnings = tuple(said for part, said in self.warns.items() if part in f"{task.kind} {task.key}")
+                done(task, Outcome(getattr(self, task.kind)(request, task.key), None, 2.0, warnings=warnings))
 
     def asked(self, kind):
         return [key for found, key in self.told if found == kind]

@@ -8,7 +8,7 @@ import tomllib
 import pytest
 from benchmarking_players import DICE, STEP_SECONDS
 
-from autoseg.benchmarking import Budget, Question
+from autoseg.benchmarking import Budget, Question, dry_run
 from autoseg.benchmarking.judging import conclude
 from autoseg.errors import Interrupted, UserError
 from autoseg.plugins import load
@@ -377,3 +377,38 @@ def test_the_trainer_that_a_network_names_is_not_looked_for_where_it_is_not_used
     monkeypatch.setitem(DICE, "mine", 0.5)
     assert campaign("mine", recipes="common", seeds=1).failures == {}
     assert campaign("mine", trainers=("supervised",), seeds=1, name="given").failures == {}
+
+
+def test_what_plans_and_runs_warn_of_is_told_once_and_kept(campaign, players, caplog):
+    players.warns = {"plan Dataset004_Hippocampus/unet": "maps are random", "unet-supervised-common/fold_0": "odd"}
+    done = campaign("plain_unet", "unet")
+    said = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert said.count("Dataset004_Hippocampus/unet: maps are random") == 1
+    assert said.count("unet: odd") == said.count("plain_unet: odd") == 1  # of two seeds each
+    told = {(row["entry"], row["seed"]): row["warnings"] for row in rows(done)}
+    assert told["unet", "0"] == told["unet", "1"] == "maps are random | odd"
+    assert told["plain_unet", "1"] == "odd"
+    page = (done.folder / "index.html").read_text(encoding="utf-8")
+    assert "unet: maps are random" in page
+    assert "odd" in page
+
+
+@pytest.mark.parametrize("dry", [False, True])
+def test_networks_that_do_not_serve_a_data_set_are_told(campaign, players, place, caplog, dry):
+    def ask(*architectures):
+        if not dry:
+            return campaign(*architectures)
+        data = (str(place.raw / DATASET),)
+        asked = Question(datasets=data, architectures=architectures, budget=Budget.parse("steps", "100"), device="cpu")
+        return dry_run(asked, workspace=place)
+
+    ask("plain_unet", "meddinov3")
+    said = [entry.getMessage() for entry in caplog.records if entry.levelname == "WARNING"]
+    assert f"meddinov3 is left out on {DATASET}: it has no 3D form" in said
+    shutil.rmtree(place.root / "benchmarks", ignore_errors=True)
+    players.told.clear()
+    with pytest.raises(UserError, match="meddinov3 has no 3D form") as refused:
+        ask("meddinov3")
+    assert "add networks that have one" in str(refused.value)
+    assert players.told == []
+    assert not list(place.root.rglob("benchmark.json"))

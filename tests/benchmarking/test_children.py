@@ -1,6 +1,7 @@
 """Real child processes: answers, errors, deaths, and what they plan."""
 
 import json
+import logging
 import sys
 
 import pytest
@@ -108,7 +109,9 @@ def test_answers_of_the_entry_point(tmp_path, monkeypatch):
     request.write_text(json.dumps({"kind": "unknown"}))
     assert child.main(str(request), str(answer)) == 1
     assert "unknown" in json.loads(answer.read_text())["error"]
-    monkeypatch.setitem(child.KINDS, "echo", lambda asked: {"got": asked["value"]})
+    said = logging.getLogger("somewhere")
+    monkeypatch.setitem(child.KINDS, "echo", lambda asked: [said.warning("no %s", each) for each in "aab"] and asked)
     request.write_text(json.dumps({"kind": "echo", "value": 3}))
     assert child.main(str(request), str(answer)) == 0
-    assert json.loads(answer.read_text()) == {"result": {"got": 3}}
+    found = json.loads(answer.read_text())
+    assert found == {"result": {"kind": "echo", "value": 3}, "warnings": ["no a", "no b"]}

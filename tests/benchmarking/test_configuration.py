@@ -63,8 +63,11 @@ def test_a_dry_run_knows_the_dimensions_before_there_is_a_fingerprint(workspace,
     assert is_flat(open_dataset(folder, workspace), workspace) == flat
     (one,) = dry_run(question(folder), workspace=workspace)
     assert one.entries == 2
-    (alone,) = dry_run(question(folder, architectures=("meddinov3",)), workspace=workspace)
-    assert alone.entries == int(flat)
+    served, other = ("meddinov3", "swin_bob") if flat else ("swin_bob", "meddinov3")
+    (alone,) = dry_run(question(folder, architectures=(served,)), workspace=workspace)
+    assert alone.entries == 1
+    with pytest.raises(UserError, match=f"{other} has no {2 if flat else 3}D form"):
+        dry_run(question(folder, architectures=(other,)), workspace=workspace)
     assert not (workspace.preprocessed_folder("Dataset900_Noise")).exists()  # nothing was measured
 
 

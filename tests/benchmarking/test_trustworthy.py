@@ -290,6 +290,17 @@ def test_scores_that_cannot_be_read_are_made_anew(campaign, players, content, ca
     assert again.verdicts == first.verdicts
 
 
+def test_a_dry_run_counts_no_run_whose_scores_cannot_be_read(campaign, place):
+    first = campaign("plain_unet", "unet")
+    summary_of(first, f"{DATASET}/{BEST}/fold_0/seed_1").write_text('{"cases": ')
+    asked = Question(
+        datasets=(str(place.raw / DATASET),), architectures=("plain_unet", "unet"), budget=Budget.parse("steps", "100"),
+        seeds=2,
+    )  # fmt: skip
+    (told,) = dry_run(asked, name="c", workspace=place)
+    assert (told.runs, told.finished) == (4, 3)
+
+
 def test_scores_that_were_deleted_are_made_anew_from_the_first_step(campaign, players, monkeypatch):
     """Weights are not kept, so there is nothing left to score again."""
     first = campaign("plain_unet", "unet")

@@ -186,7 +186,7 @@ UNDECAYED = {  # by the cards
 @pytest.mark.parametrize("name", UNDECAYED)
 def test_networks_leave_out_of_decay_what_their_cards_name(name, steps):
     kind, common = plugins.load("architecture", name), recipe_for(steps)
-    for recipe in (suited(kind.recipe, common), published(kind.recipe)):
+    for recipe in (suited(kind.recipe, common), published(kind.published_recipe())):
         found, network = undecayed_in(recipe, name)
         assert found == UNDECAYED[name](network)
         assert found
