@@ -128,8 +128,16 @@ def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
 def load_sizing(reference: str, workspace: Path | None = None) -> Any:
     """Return what plans size an architecture by: its class, or the NetworkSizing without torch that it names."""
     entry = find("architecture", reference, workspace)
+    if not entry.sizing:
+        return _load("architecture", entry)
     module, _, name = entry.sizing.partition(":")
-    return getattr(importlib.import_module(module), name) if entry.sizing else _load("architecture", entry)
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise UserError(
+            f"the sizing {entry.sizing!r} of {entry.name!r} cannot be imported: {error}", where=entry.path,
+            mend='name its module and class, sizing="module:Class", or leave it out',
+        ) from error  # fmt: skip
 
 
 def load_installed(kind: Kind, name: str) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from autoseg import plugins
 from autoseg.architecture import Architecture
+from autoseg.errors import UserError
 from autoseg.network_sizing import NetworkSizing
 
 DATA = Path(__file__).resolve().parents[2] / "autoseg" / "demo" / "data" / "Dataset004_Hippocampus"
@@ -47,3 +48,16 @@ def test_plans_and_preprocessing_need_no_torch_where_the_memory_is_given(planner
     done = subprocess.run([sys.executable, "-c", code, *map(str, line)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.rglob(f"{planner}.json"))
+
+
+@pytest.mark.parametrize("sizing", ["no_such_module:Sizing", "autoseg.network_sizing:Nothing", "autoseg.plans", ":"])
+def test_a_sizing_that_is_not_there_is_told(sizing, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from autoseg import Architecture, register\n\n\n"
+        f'@register.architecture("mine", sizing="{sizing}")\n'
+        'class Mine(Architecture):\n    """For a test."""\n'
+    )
+    with pytest.raises(UserError, match="cannot be imported") as refused:
+        plugins.load_sizing(str(file))
+    assert "mine.py" in str(refused.value)
