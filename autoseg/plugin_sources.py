@@ -21,6 +21,7 @@ class Definition:
     line: int
     summary: str  # the first line of its docstring, or of the file's
     sizing: str = ""  # `module:Class`, what plans are made from in place of a network's class
+    sets: frozenset[str] = frozenset()  # names that the class itself defines
 
 
 def definitions_in(path: Path) -> tuple[Definition, ...]:
@@ -37,11 +38,22 @@ def definitions(source: str) -> tuple[Definition, ...]:
     """Return the plug-ins that a source defines."""
     tree = parse(source)
     return tuple(
-        Definition(kind, name, node.lineno, _first_line(node) or _first_line(tree), sizing)
+        Definition(kind, name, node.lineno, _first_line(node) or _first_line(tree), sizing, _set_by(node))
         for node in tree.body
         if isinstance(node, (ast.ClassDef, ast.FunctionDef))
         for kind, name, sizing in _registered(node.decorator_list)
     )
+
+
+def _set_by(node: ast.ClassDef | ast.FunctionDef) -> frozenset[str]:
+    """Return the names that the body of a class assigns or defines."""
+    names: set[str] = set()
+    for one in node.body:
+        if isinstance(one, (ast.FunctionDef, ast.ClassDef)):
+            names.add(one.name)
+        targets = one.targets if isinstance(one, ast.Assign) else [getattr(one, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return frozenset(names)
 
 
 def _first_line(node: ast.ClassDef | ast.FunctionDef | ast.Module) -> str:

@@ -65,7 +65,8 @@ class Found:
     path: Path
     line: int
     summary: str
-    sizing: str = ""
+    sizing: str = ""  # `module:Class` of what plans are made from, where that is not the class
+    sets: frozenset[str] = frozenset()  # names that the class itself defines
 
     @property
     def reference(self) -> str:
@@ -126,18 +127,36 @@ def load(kind: Kind, reference: str, workspace: Path | None = None) -> Any:
 
 
 def load_sizing(reference: str, workspace: Path | None = None) -> Any:
-    """Return what plans size an architecture by: its class, or the NetworkSizing without torch that it names."""
+    """Return what plans size an architecture by: its class, or the NetworkSizing without torch that it names.
+
+    A class that itself defines what a NetworkSizing has is planned by what it defines.
+    """
     entry = find("architecture", reference, workspace)
-    if not entry.sizing:
-        return _load("architecture", entry)
+    if entry.sizing:
+        sizing = named_sizing(entry)
+        base = next(kind for kind in sizing.__mro__ if kind.__name__ == "NetworkSizing")
+        if not entry.sets & {name for name in vars(base) if not name.startswith("_")}:
+            return sizing
+    return _load("architecture", entry)
+
+
+def named_sizing(entry: Found) -> Any:
+    """Import and return the NetworkSizing that an architecture names; raises UserError where there is none."""
     module, _, name = entry.sizing.partition(":")
     try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(
-            f"the sizing {entry.sizing!r} of {entry.name!r} cannot be imported: {error}", where=entry.path,
-            mend='name its module and class, sizing="module:Class", or leave it out',
-        ) from error  # fmt: skip
+        sizing = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise _no_sizing(entry, str(error)) from error
+    if not isinstance(sizing, type) or "NetworkSizing" not in (kind.__name__ for kind in sizing.__mro__):
+        raise _no_sizing(entry, "it is no autoseg.network_sizing.NetworkSizing")
+    return sizing
+
+
+def _no_sizing(entry: Found, why: str) -> UserError:
+    return UserError(
+        f"the sizing {entry.sizing!r} of {entry.name!r} cannot be taken: {why}", where=f"{entry.path}:{entry.line}",
+        mend='name its module, which must be importable, and its class, sizing="module:Class", or leave it out',
+    )  # fmt: skip
 
 
 def load_installed(kind: Kind, name: str) -> Any:
@@ -183,7 +202,7 @@ def loose_file(kind: Kind, reference: str, workspace: Path | None = None) -> Pat
 def in_file(kind: Kind, path: Path) -> list[Found]:
     """Return the plug-ins of a kind that a source file defines; a file that does not parse defines none."""
     return [
-        Found(kind, one.name, path, one.line, one.summary, one.sizing)
+        Found(kind, one.name, path, one.line, one.summary, one.sizing, one.sets)
         for one in definitions_in(path)
         if one.kind == kind
     ]

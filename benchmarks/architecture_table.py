@@ -95,7 +95,7 @@ def traced(run: Run) -> str:
 
 def half(own: list[Run], common: list[Run], *, memory: bool) -> list[str]:
     """Return the cells of one data set."""
-    runs = [run for run in common or own if run.finished]
+    runs = [run for run in common if run.finished] or [run for run in own if run.finished]
     if not runs:
         return ["-"] * (5 if memory else 4) + [dice(own), dice(common)]
     first = runs[0].row

@@ -143,8 +143,11 @@ class Warnings(logging.Handler):
         self.texts: dict[str, None] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep one message."""
-        self.texts.setdefault(record.getMessage())
+        """Keep one message; one that cannot be made, or written, is no reason for a run to fail."""
+        try:
+            self.texts.setdefault(record.getMessage().encode("utf-8", "backslashreplace").decode())
+        except Exception:
+            self.handleError(record)
 
 
 def _workspace(request: Mapping[str, Any]) -> Workspace:

@@ -137,10 +137,12 @@ class _Child:
         answer = read_json(self._answer) if self._answer.is_file() else {}
         self._answer.unlink(missing_ok=True)
         self._request.unlink(missing_ok=True)
+        warnings = tuple(answer.get("warnings", ()))
         if "result" in answer:
             self.log.unlink(missing_ok=True)
-            return Outcome(answer["result"], None, seconds, warnings=tuple(answer.get("warnings", ())))
-        return Outcome(None, answer.get("error") or self._death(), seconds, died="error" not in answer)
+            return Outcome(answer["result"], None, seconds, warnings=warnings)
+        error = answer.get("error") or self._death()
+        return Outcome(None, error, seconds, died="error" not in answer, warnings=warnings)
 
     def ask_to_stop(self) -> None:
         if not self.ended:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import logging
 import re
 from collections import Counter
@@ -14,7 +15,8 @@ import typer
 
 from autoseg.cli.options import Debug, Json, WorkspaceFolder
 from autoseg.cli.output import echo_json, echo_table
-from autoseg.plugins import Found, defined_twice
+from autoseg.errors import UserError
+from autoseg.plugins import Found, defined_twice, named_sizing
 from autoseg.plugins import list_plugins as find_all
 
 log = logging.getLogger(__name__)
@@ -65,7 +67,7 @@ def describe(found: Found) -> dict[str, Any]:
     return {
         "name": found.name,
         "family": _family(found.path),
-        "dims": _dims(node) if found.kind == "architecture" else None,
+        "dims": _dims_of(found, node) if found.kind == "architecture" else None,
         "summary": found.summary,
         "source": source,
         "file": str(found.path),
@@ -85,6 +87,14 @@ def _family(path: Path) -> str | None:
     """Return the sub-folder of a family of plug-ins, if the file stands in one."""
     folder = path.parent.name
     return None if folder in {kind.value for kind in Kinds} else folder
+
+
+def _dims_of(found: Found, node: ast.AST) -> str:
+    """Return the dimensions an architecture serves: as its class says, else the sizing that it names."""
+    if found.sizing and "dims" not in found.sets:
+        with contextlib.suppress(UserError):  # planning tells what is wrong with it
+            return ", ".join(f"{dims}D" for dims in named_sizing(found).dims)
+    return _dims(node)
 
 
 def _dims(node: ast.AST) -> str:

@@ -160,6 +160,7 @@ class StderrHandler(logging.Handler):
     def __init__(self, debug: bool):
         super().__init__()
         self.debug = debug
+        self._warned: set[str] = set()
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the message, with its origin when debugging, else with its level from warnings on."""
@@ -169,8 +170,12 @@ class StderrHandler(logging.Handler):
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write the record to the present stderr."""
+        """Write the record to the present stderr; a warning that was written already says nothing new."""
         try:
+            if record.levelno == logging.WARNING and not self.debug:
+                if record.getMessage() in self._warned:
+                    return
+                self._warned.add(record.getMessage())
             if "tqdm" in sys.modules:
                 sys.modules["tqdm"].tqdm.write(self.format(record), file=sys.stderr)
             else:

@@ -14,8 +14,9 @@ import torch
 
 from autoseg.architecture import Architecture
 from autoseg.conformance.findings import Finding, attempt, require
+from autoseg.network_sizing import NetworkSizing
 from autoseg.plans import NetworkSpec
-from autoseg.plugins import Found
+from autoseg.plugins import Found, named_sizing
 
 STAGES = 3
 ISOTROPIC = ((1, 1, 1), (2, 2, 2), (2, 2, 2))
@@ -26,6 +27,8 @@ def check(found: Found, architecture: type[Architecture]) -> Iterator[Finding]:
     """Yield one finding per check and dimension."""
     plugin = f"architecture {found.name}"
     yield attempt(plugin, "is a network class", lambda: _is_class(architecture))
+    if found.sizing:
+        yield attempt(plugin, "is sized by its base class", lambda: _is_sized(found, architecture))
     for dims in getattr(architecture, "dims", ()):
         build = cache(partial(_build, architecture, dims))
         checks = {
@@ -78,6 +81,16 @@ def _is_class(architecture: type[Architecture]) -> None:
     require(isinstance(architecture, type) and issubclass(architecture, Architecture), "it must derive Architecture")
     dims = architecture.dims
     require(isinstance(dims, tuple) and dims and set(dims) <= {2, 3}, f"dims must be (2,), (3,) or (2, 3), got {dims}")
+
+
+def _is_sized(found: Found, architecture: type[Architecture]) -> None:
+    """Plans made from the sizing alone are those of the network."""
+    sizing = named_sizing(found)
+    require(issubclass(architecture, sizing), f"{sizing.__name__} is no base class of {architecture.__name__}")
+    for name in (name for name in vars(NetworkSizing) if not name.startswith("_")):
+        own, planned = (getattr(kind, name) for kind in (architecture, sizing))
+        same = getattr(own, "__func__", own) == getattr(planned, "__func__", planned)
+        require(same, f"{name} is another one than that of {sizing.__name__}, by which it is planned: move it there")
 
 
 def _build(architecture: type[Architecture], dims: int, *arguments: object, **options: object) -> Architecture:

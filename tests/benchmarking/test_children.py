@@ -109,9 +109,13 @@ def test_answers_of_the_entry_point(tmp_path, monkeypatch):
     request.write_text(json.dumps({"kind": "unknown"}))
     assert child.main(str(request), str(answer)) == 1
     assert "unknown" in json.loads(answer.read_text())["error"]
-    said = logging.getLogger("somewhere")
-    monkeypatch.setitem(child.KINDS, "echo", lambda asked: [said.warning("no %s", each) for each in "aab"] and asked)
+    log = logging.getLogger("somewhere")
+    monkeypatch.setitem(child.KINDS, "echo", lambda asked: [log.warning("no %s", each) for each in "aab"] and asked)
     request.write_text(json.dumps({"kind": "echo", "value": 3}))
     assert child.main(str(request), str(answer)) == 0
     found = json.loads(answer.read_text())
     assert found == {"result": {"kind": "echo", "value": 3}, "warnings": ["no a", "no b"]}
+    for said in (lambda: log.warning("odd", 3), lambda: log.warning("\udcff.nii is odd")):  # no reason to fail
+        monkeypatch.setitem(child.KINDS, "echo", lambda asked, said=said: [said()] and asked)
+        assert child.main(str(request), str(answer)) == 0
+    assert json.loads(answer.read_text())["warnings"] == ["\\udcff.nii is odd"]

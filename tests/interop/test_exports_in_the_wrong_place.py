@@ -34,7 +34,7 @@ def full(tmp_path):
 
     yield of
     if place.is_dir():
-        subprocess.run(["umount", str(place)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def need(format):
