@@ -67,5 +67,5 @@ class NetworkSizing:
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
-        """Return the spec with this architecture's own widths, depths and options; planners call it for every size they try."""
+        """Return the spec with this architecture's own widths, depths and options, for every size a planner tries."""
         return spec
