@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,8 @@ from autoseg.labels import Labels
 from autoseg.plans import ChannelIntensities, Frozen, parse
 from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.crop import Cropped
-from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
+from autoseg.preprocessing.decoded import DecodedCache, read_cropped
+from autoseg.preprocessing.raw_checksums import FileState, RawChecksums
 from autoseg.preprocessing.value_sketch import ValueSketch, pool
 from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash, read_json, write_json
@@ -93,18 +94,24 @@ def fingerprint(
     if not cases:
         raise UserError("the data set has no training cases", where=dataset.folder, mend="add images and labels")
     path = workspace.preprocessed_folder(dataset.name) / FINGERPRINT_FILE
-    hashes = {case.id: raw_hash(case, dataset.labels, len(dataset.channel_names)) for case in cases}
-    input_hash = content_hash(FINGERPRINT_VERSION, dataset.name, dataset.channel_names, hashes)
+    checksums = RawChecksums.of(workspace, dataset)
     if path.is_file() and not restart:
         known = _known(path)
-        if known is not None and known.input_hash == input_hash and not known.failed:
-            return known
+        if known is not None and not known.failed:
+            same = known.input_hash == _input_hash(dataset, checksums.identities(cases))
+            checksums.write()
+            if same:
+                return known
     cache = DecodedCache.of(workspace, dataset.name)
     with alone_in(path.parent):
         if restart:
             cache.remove()
-        context = _Context(dataset.labels, len(dataset.channel_names), hashes, _cache_folder(cache, cases))
-        return _measured(dataset, cases, context, input_hash, path, workers)
+        context = _Context(dataset.labels, len(dataset.channel_names), checksums, _cache_folder(cache, cases))
+        return _measured(dataset, cases, context, path, workers)
+
+
+def _input_hash(dataset: Dataset, identities: Mapping[str, str]) -> str:
+    return content_hash(FINGERPRINT_VERSION, dataset.name, dataset.channel_names, dict(identities))
 
 
 def _known(path: Path) -> Fingerprint | None:
@@ -116,7 +123,7 @@ def _known(path: Path) -> Fingerprint | None:
 
 
 def _measured(
-    dataset: Dataset, cases: Sequence[Case], context: _Context, input_hash: str, path: Path, workers: int | None
+    dataset: Dataset, cases: Sequence[Case], context: _Context, path: Path, workers: int | None
 ) -> Fingerprint:
     """Examine the cases and write their fingerprint to `path`."""
     results = run_cases(
@@ -135,10 +142,13 @@ def _measured(
             failures.append(result.error)
         else:
             facts[result.case] = result.value
+    for one in facts.values():
+        context.checksums.note(one.files)
     if facts:
-        found = _pooled(dataset, {case.id: facts[case.id] for case in cases if case.id in facts}, input_hash)
+        found = _pooled(dataset, {case.id: facts[case.id] for case in cases if case.id in facts})
         found = found.model_copy(update={"failed": tuple(sorted(failure.case for failure in failures))})
         found.write(path)
+        context.checksums.write()
     if failures:
         raise CasesFailed(failures, all_failed=not facts)
     return found
@@ -148,7 +158,7 @@ def _measured(
 class _Context:
     labels: Labels
     channels: int
-    hashes: dict[str, str]
+    checksums: RawChecksums
     cache: Path | None  # None: the disk has no room for it
 
 
@@ -156,6 +166,8 @@ class _Context:
 class _Facts:
     """What one case contributes."""
 
+    identity: str
+    files: dict[str, FileState]
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
     relative_size: float
@@ -166,16 +178,17 @@ class _Facts:
 def _examine(context: _Context, case: Case) -> _Facts:
     """Examine one case, in a worker."""
     cache = None if context.cache is None else DecodedCache(context.cache)
-    identity = context.hashes[case.id]
+    files = context.checksums.take(case)
+    identity = context.checksums.identity(case, files)
     cropped = cache.read(case.id, identity) if cache else None
     if cropped is None:
         cropped = read_cropped(case, context.labels, context.channels)
         if cache:
             cache.write(case.id, cropped, identity)
-    return _facts(cropped, context.labels)
+    return _facts(cropped, context.labels, identity, files)
 
 
-def _facts(cropped: Cropped, labels: Labels) -> _Facts:
+def _facts(cropped: Cropped, labels: Labels, identity: str, files: dict[str, FileState]) -> _Facts:
     shape = cropped.image.shape[1:]
     values = len(labels.foreground_values) + 1 + bool(labels.ignore)
     counts = np.bincount(cropped.label.ravel().astype(np.int64) + 1, minlength=values + 1)
@@ -183,6 +196,8 @@ def _facts(cropped: Cropped, labels: Labels) -> _Facts:
     foreground = cropped.label > 0 if cropped.labelled else cropped.label == 0
     any_foreground = bool(foreground.any())
     return _Facts(
+        identity=identity,
+        files=files,
         spacing=cropped.spacing,
         shape=shape,
         relative_size=float(np.prod(shape) / np.prod(cropped.shape_before_crop)),
@@ -191,7 +206,7 @@ def _facts(cropped: Cropped, labels: Labels) -> _Facts:
     )
 
 
-def _pooled(dataset: Dataset, facts: dict[str, _Facts], input_hash: str) -> Fingerprint:
+def _pooled(dataset: Dataset, facts: dict[str, _Facts]) -> Fingerprint:
     channels = list(zip(*(one.sketches for one in facts.values()), strict=True))
     if not any(channels[0]):
         raise UserError(
@@ -208,7 +223,7 @@ def _pooled(dataset: Dataset, facts: dict[str, _Facts], input_hash: str) -> Fing
         intensities=tuple(pool([sketch for sketch in channel if sketch is not None]) for channel in channels),
         num_labels=len(dataset.labels.values) + 1 + bool(dataset.labels.ignore),
         class_frequencies=_frequencies(dataset.labels, np.stack([one.counts for one in facts.values()])),
-        input_hash=input_hash,
+        input_hash=_input_hash(dataset, {case: one.identity for case, one in facts.items()}),
     )
 
 

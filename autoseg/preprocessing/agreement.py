@@ -8,17 +8,20 @@ from autoseg.errors import UserError
 from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.dataset import input_hash
 from autoseg.preprocessing.geometry import new_shape, target_spacing
+from autoseg.preprocessing.raw_checksums import RawChecksums
 from autoseg.raw import Dataset
 from autoseg.store import CaseStore
+from autoseg.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def check_agreement(store: CaseStore, dataset: Dataset, plans: Plans, configuration: Configuration) -> None:
+def check_agreement(
+    store: CaseStore, dataset: Dataset, plans: Plans, configuration: Configuration, workspace: Workspace
+) -> None:
     """Raise UserError if cases of the store have another spacing than the configuration; warn of other changes since.
 
-    Other changes are those of raw files, labels and normalisation, as far as a case has them: times of files count, so
-    that files that were copied may be named without need.
+    Other changes are those of raw files, by content, labels and normalisation, as far as a case has them.
     """
     mend = f"run: autoseg plan-and-preprocess {dataset.name} --keep-plans --plans-name {plans.plans_name}"
     records = [store.read(case).record for case in store.cases]
@@ -33,11 +36,11 @@ def check_agreement(store: CaseStore, dataset: Dataset, plans: Plans, configurat
                 mend=mend,
             )
     cases = {case.id: case for case in (*dataset.cases, *dataset.unlabelled)}
-    changed = [
-        record.id
-        for record in records
-        if record.id in cases and record.input_hash != input_hash(cases[record.id], dataset, plans, configuration)
-    ]
+    checksums = RawChecksums.of(workspace, dataset)
+    identities = checksums.identities(cases[record.id] for record in records if record.id in cases)
+    checksums.write()
+    hashes = {case: input_hash(identity, cases[case], plans, configuration) for case, identity in identities.items()}
+    changed = [record.id for record in records if record.input_hash != hashes.get(record.id, record.input_hash)]
     if changed:
         log.warning(
             "%d of %d case(s), such as %s, were preprocessed from files that have changed since, or by other settings "

@@ -17,8 +17,9 @@ from autoseg.labels import Labels
 from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.case import preprocess_cropped
-from autoseg.preprocessing.decoded import DecodedCache, raw_hash, read_cropped
+from autoseg.preprocessing.decoded import DecodedCache, read_cropped
 from autoseg.preprocessing.locations import class_locations
+from autoseg.preprocessing.raw_checksums import FileState, RawChecksums
 from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.store import CaseStore
@@ -39,15 +40,15 @@ class _Context:
     channels: int
     plans: Plans
     cache: Path
+    checksums: RawChecksums
 
 
 @dataclass(frozen=True)
 class _Task:
-    """One case and the stores that lack it: (folder, configuration, hash of inputs and settings)."""
+    """One case and the stores that lack it."""
 
     case: Case
-    raw_hash: str
-    targets: tuple[tuple[Path, Configuration, str], ...]
+    targets: tuple[tuple[Path, Configuration], ...]
 
 
 def preprocess(
@@ -88,15 +89,14 @@ def _fill(
     for store in stores:
         store.drop_unreadable()
     cases = (*dataset.cases, *dataset.unlabelled)
-    with ThreadPoolExecutor(available_cores()) as readers:  # who compute checksums, without the interpreter's lock
-        found = readers.map(lambda case: _task(case, dataset, plans, stores, chosen, restart), cases)
-        tasks = [task for task in found if task.targets]
+    checksums = RawChecksums.of(workspace, dataset)
+    tasks = _tasks(cases, checksums, plans, stores, chosen, restart)
     cache = DecodedCache.of(workspace, dataset.name)
     if tasks:
         _check_disk(tasks, plans, workspace.preprocessed_folder(dataset.name))
         for store in stores:
             store.discard(task.case.id for task in tasks if store.folder in [target[0] for target in task.targets])
-    context = _Context(dataset.labels, len(dataset.channel_names), plans, cache.folder)
+    context = _Context(dataset.labels, len(dataset.channel_names), plans, cache.folder, checksums)
     results = run_cases(
         partial(_process, context),
         tasks,
@@ -106,7 +106,13 @@ def _fill(
         name_of=_case_id,
         size_of=lambda task: file_bytes((*task.case.images, task.case.label)),
     )
-    failures = [result.error for result in results if result.error]
+    failures = []
+    for result in results:
+        if result.error:
+            failures.append(result.error)
+        else:
+            checksums.note(result.value)
+    checksums.write()
     wanted = {case.id for case in cases}
     for store in (CaseStore(folder) for folder in folders):
         if not store.sealed or set(store.cases) - wanted:
@@ -119,40 +125,45 @@ def _fill(
     return tuple(folders)
 
 
-def _task(
-    case: Case,
-    dataset: Dataset,
+def _tasks(
+    cases: Sequence[Case],
+    checksums: RawChecksums,
     plans: Plans,
     stores: Sequence[CaseStore],
     chosen: Sequence[Configuration],
     restart: bool,
-) -> _Task:
-    """Return what is to be done for a case; nothing for the stores that have it, undamaged."""
-    identity = raw_hash(case, dataset.labels, len(dataset.channel_names))
-    hashes = [_input_hash(identity, case, plans, one) for one in chosen]
-    targets = [
-        (store.folder, one, digest)
-        for store, one, digest in zip(stores, chosen, hashes, strict=True)
-        if restart or not store.is_complete(case.id, digest)
-    ]
-    return _Task(case, identity, tuple(targets))
+) -> list[_Task]:
+    """Return what is to be done; nothing for cases that the stores have, undamaged, from the same content."""
+    stored = set() if restart else {case for store in stores for case in store.cases}
+    identities = checksums.identities(case for case in cases if case.id in stored)  # of others by who reads them
+
+    def missing(case: Case) -> _Task:
+        """Return a case with the stores that lack it."""
+        identity = identities.get(case.id)
+        targets = [
+            (store.folder, one)
+            for store, one in zip(stores, chosen, strict=True)
+            if identity is None or not store.is_complete(case.id, input_hash(identity, case, plans, one))
+        ]
+        return _Task(case, tuple(targets))
+
+    with ThreadPoolExecutor(available_cores()) as readers:  # who compute checksums, without the interpreter's lock
+        return [task for task in readers.map(missing, cases) if task.targets]
 
 
-def input_hash(case: Case, dataset: Dataset, plans: Plans, configuration: Configuration) -> str:
-    """Return the identity of what a stored case is made from: its raw files as they are now, and the settings."""
-    return _input_hash(raw_hash(case, dataset.labels, len(dataset.channel_names)), case, plans, configuration)
-
-
-def _input_hash(identity: str, case: Case, plans: Plans, configuration: Configuration) -> str:
+def input_hash(identity: str, case: Case, plans: Plans, configuration: Configuration) -> str:
+    """Return the identity of what a stored case is made from: its raw files, by `RawChecksums`, and the settings."""
     return content_hash(identity, case.annotated, store_key(configuration, plans))
 
 
-def _process(context: _Context, task: _Task) -> None:
-    """Preprocess one case for its targets, in a worker."""
-    cropped = DecodedCache(context.cache).read(task.case.id, task.raw_hash)
+def _process(context: _Context, task: _Task) -> dict[str, FileState]:
+    """Preprocess one case for its targets, in a worker; returns the state of its files."""
+    taken = context.checksums.take(task.case)
+    identity = context.checksums.identity(task.case, taken)
+    cropped = DecodedCache(context.cache).read(task.case.id, identity)
     if cropped is None:
         cropped = read_cropped(task.case, context.labels, context.channels)
-    for folder, configuration, digest in task.targets:
+    for folder, configuration in task.targets:
         preprocessed = preprocess_cropped(cropped, plans=context.plans, configuration=configuration)
         locations = class_locations(preprocessed.label, context.labels) if preprocessed.labelled else {}
         CaseStore(folder).write(
@@ -160,9 +171,10 @@ def _process(context: _Context, task: _Task) -> None:
             preprocessed,
             locations,
             annotated=annotated_values(task.case, context.labels),
-            input_hash=digest,
+            input_hash=input_hash(identity, task.case, context.plans, configuration),
             patch_size=configuration.patch_size,
         )
+    return taken
 
 
 def annotated_values(case: Case, labels: Labels) -> tuple[int, ...] | None:

@@ -18,19 +18,12 @@ from autoseg.labels import Labels
 from autoseg.plans import Frozen, parse
 from autoseg.preprocessing.crop import Cropped, crop
 from autoseg.raw import Case, label_grid_error, read_image, read_label
-from autoseg.storage import content_hash, file_hash, file_stamp, read_json, write_bytes, write_json
+from autoseg.storage import file_hash, read_json, write_bytes, write_json
 from autoseg.store.arrays import compress, damaged, native, read_array, smallest_label
 from autoseg.store.layout import stem
 from autoseg.workspace import Workspace
 
 log = logging.getLogger(__name__)
-
-
-def raw_hash(case: Case, labels: Labels, channels: int) -> str:
-    """Return the identity of a raw case: names, sizes and times of its files, and how they are understood."""
-    paths = [path for path in (*case.images, case.label) if path is not None]
-    stamps = [_stamps(path) for path in paths]
-    return content_hash("decoded", 2, case.id, case.label is not None, stamps, labels, channels)
 
 
 def read_cropped(case: Case, labels: Labels, channels: int) -> Cropped:
@@ -128,11 +121,3 @@ def _read_intact(path: Path, checksum: str) -> np.ndarray:
     if not path.is_file() or file_hash(path) != checksum:
         raise damaged(path, "it does not match its checksum")
     return read_array(path)
-
-
-def _stamps(path: Path) -> list:
-    """Stamp of a file, or of every file of a folder (a DICOM series)."""
-    try:
-        return [file_stamp(file) for file in sorted(path.iterdir())] if path.is_dir() else file_stamp(path)
-    except FileNotFoundError:
-        return [path.name, "missing"]  # reading it will say so, for this case only

@@ -291,7 +291,7 @@ class _Training:
                 f"-c {self.configuration.name}",
             )
         store = CaseStore(folder)
-        check_agreement(store, self.dataset, self.plans, self.configuration)
+        check_agreement(store, self.dataset, self.plans, self.configuration, self.workspace)
         return store
 
     def _context(

@@ -1,6 +1,7 @@
 """What must not pass for a result: training cases, changed code and data, damaged scores, methods that failed."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -175,6 +176,15 @@ def test_a_changed_label_map_makes_all_runs_anew(campaign, players, place):
     sitk.WriteImage(made, str(file))
     campaign("plain_unet", seeds=1)
     assert players.asked("train") == [f"{DATASET}/{BEST}/fold_0/seed_0"]
+
+
+def test_files_that_were_copied_since_make_no_run_anew(campaign, players, place):
+    campaign("plain_unet", seeds=1)
+    players.told.clear()
+    for file in (place.raw / DATASET).rglob("*.nii.gz"):
+        os.utime(file, ns=(1, 1))
+    campaign("plain_unet", seeds=1)
+    assert players.told == []
 
 
 def test_runs_of_a_version_that_did_not_look_at_code_and_cases_are_kept(campaign, players):

@@ -65,8 +65,12 @@ def test_files_and_settings_that_changed_since_are_told(planned, caplog, changes
     assert f"{cases} of 2 case(s), such as bad, were preprocessed from files that have changed since" in caplog.text
 
 
-def test_what_is_as_it_was_is_not_told(planned, caplog):
+@pytest.mark.parametrize("touched", [False, True])
+def test_what_is_as_it_was_is_not_told(planned, caplog, touched):
     caplog.clear()
+    if touched:
+        os.utime(planned[0].image, ns=(1, 1))
+        os.utime(planned[0].label, ns=(2, 2))
     assert agreement(planned[1]) is None
     assert not caplog.records
 
@@ -78,7 +82,7 @@ def agreement(file):
     plans = Plans.read(file)
     chosen = plans.configuration("3d_fullres")
     store = CaseStore(place.store_folder("data", chosen.data_identifier))
-    return check_agreement(store, open_dataset(file.parents[4] / "data"), plans, chosen)
+    return check_agreement(store, open_dataset(file.parents[4] / "data"), plans, chosen, place)
 
 
 def test_planning_and_keeping_plans_exclude_each_other(planned, capfd):

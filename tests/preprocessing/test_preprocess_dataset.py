@@ -1,7 +1,6 @@
 """Preprocessing of data sets: real hippocampi, faults injected."""
 
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -132,10 +131,17 @@ def test_a_second_run_does_nothing_and_restart_does_all(raw, workspace, plans, m
     assert states(folder)["index.json"] != before["index.json"]
 
 
+def spoil_first_voxel(path: Path) -> None:
+    image = nibabel.load(path)
+    data = np.asarray(image.dataobj).copy()
+    data.flat[0] += 1
+    nibabel.save(nibabel.Nifti1Image(data, image.affine, image.header), path)
+
+
 def test_only_changed_cases_are_made_anew_and_old_ones_leave(raw, workspace, plans, monkeypatch):
     preprocess(open_dataset(raw), plans, workspace, ["full"], workers=1)
     first, second, third = sorted((raw / "imagesTr").iterdir())
-    os.utime(second, ns=(1, 1))
+    spoil_first_voxel(second)
     third.unlink()
     (raw / "labelsTr" / third.name.replace("_0000", "")).unlink()
     reads = count_reads(monkeypatch)
