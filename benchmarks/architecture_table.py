@@ -84,9 +84,10 @@ def traced(run: Run) -> str:
     row, workspace = run.row, Workspace.open(run.campaign.parents[1])
     record = read_json(run.campaign / "benchmark.json")
     name = record["plans"][f"{row['dataset']}/{row['architecture']}"]["plans_name"]
+    dataset = open_dataset(record["datasets"][row["dataset"]]["reference"], workspace)
     planned = configure(
-        read_plans(row["dataset"], name, workspace), row["configuration"], row["architecture"],
-        dataset=open_dataset(record["datasets"][row["dataset"]]["reference"], workspace), workspace=workspace,
+        read_plans(dataset, name, workspace), row["configuration"], row["architecture"],
+        dataset=dataset, workspace=workspace,
     )  # fmt: skip
     kind = plugins.load("architecture", planned.architecture)
     estimate = trace_training(kind, planned.network, planned.batch_size, precision="fp32", optimizer="adamw")

@@ -88,7 +88,7 @@ def _planned(question: Question, record: Record, dataset: Dataset, configuration
     name = question.plans or kept.get("plans_name")
     if name is None or not workspace.plans_file(dataset.name, name).is_file():
         return None
-    plans = read_plans(dataset.name, name, workspace)
+    plans = read_plans(dataset, name, workspace)
     reference = entry.architecture.reference if question.plans else None
     try:
         return configure(plans, configuration, reference, dataset=dataset, workspace=workspace)

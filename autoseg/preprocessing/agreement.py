@@ -9,7 +9,7 @@ from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.dataset import input_hash
 from autoseg.preprocessing.geometry import new_shape, target_spacing
 from autoseg.preprocessing.raw_checksums import RawChecksums
-from autoseg.raw import Dataset
+from autoseg.raw import Dataset, told
 from autoseg.store import CaseStore
 from autoseg.workspace import Workspace
 
@@ -23,7 +23,8 @@ def check_agreement(
 
     Other changes are those of raw files, by content, labels and normalisation, as far as a case has them.
     """
-    mend = f"run: autoseg plan-and-preprocess {dataset.name} --keep-plans --plans-name {plans.plans_name}"
+    words = ("--keep-plans", "--plans-name", plans.plans_name)
+    mend = f"run: {told('plan-and-preprocess', dataset, workspace, *words)}"
     records = [store.read(case).record for case in store.cases]
     for record in records:
         found = record.properties

@@ -15,6 +15,7 @@ from autoseg.raw.opening import open_dataset, place_of
 from autoseg.raw.prediction_cases import describe_images, list_prediction_cases
 from autoseg.raw.problems import CheckReport, Problem
 from autoseg.raw.splits import make_splits, split_of
+from autoseg.raw.told import told
 
 __all__ = [
     "Case",
@@ -38,6 +39,7 @@ __all__ = [
     "read_label",
     "resample_label",
     "split_of",
+    "told",
     "write_label",
     "write_probabilities",
 ]

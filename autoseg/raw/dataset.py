@@ -41,6 +41,7 @@ class Dataset:
     unlabelled: tuple[Case, ...]
     test: tuple[Case, ...]
     description: dict[str, Any]  # dataset.json in nnU-Net's form
+    source: Path | None = None  # the folder, or the list, that it was read from
 
 
 @dataclass(frozen=True)

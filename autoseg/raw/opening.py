@@ -74,7 +74,7 @@ def draft_dataset(reference: str | Path, workspace: str | Path | Workspace | Non
         folder, found = path.parent, csv_cases(path, description)
     else:
         folder, description, found = _described(path / "dataset.json" if path.is_dir() else path)
-    return _assemble(_name_of(path), folder, description, found)
+    return _assemble(path, folder, description, found)
 
 
 def _described(file: Path) -> tuple[Path, Description, Found]:
@@ -132,7 +132,8 @@ def _name_of(path: Path) -> str:
     return name
 
 
-def _assemble(name: str, folder: Path, description: Description, found: Found) -> Draft:
+def _assemble(source: Path, folder: Path, description: Description, found: Found) -> Draft:
+    name = _name_of(source)
     problems = [*description.problems, *found.problems]
     for cases in (found.cases, found.unlabelled, found.test):
         cases[:] = sorted((_annotate(case, description, problems) for case in cases), key=lambda case: case.id)
@@ -166,6 +167,7 @@ def _assemble(name: str, folder: Path, description: Description, found: Found) -
         unlabelled=tuple(found.unlabelled),
         test=tuple(found.test),
         description=description.json | {"file_ending": ending},
+        source=source,
     )
     return Draft(dataset, description.file, description.labels is not None, tuple(problems))
 

@@ -12,21 +12,21 @@ from autoseg.errors import UserError
 from autoseg.network_room import check_patch
 from autoseg.plans import Configuration, Plans
 from autoseg.randomness import generator
-from autoseg.raw import Dataset
+from autoseg.raw import Dataset, told
 from autoseg.workspace import Workspace
 
 HIGHEST_SEED = 2**32 - 1  # what every library takes that is seeded
 
 
-def read_plans(dataset: str, plans_name: str, workspace: Workspace) -> Plans:
+def read_plans(dataset: Dataset, plans_name: str, workspace: Workspace) -> Plans:
     """Return plans of a data set by their name."""
-    path = workspace.plans_file(dataset, plans_name)
+    path = workspace.plans_file(dataset.name, plans_name)
     if not path.is_file():
         known = sorted(other.stem for other in path.parent.glob("*.json"))
         raise UserError(
-            f"there are no plans {plans_name!r} for {dataset}; known: {', '.join(known) or 'none'}",
+            f"there are no plans {plans_name!r} for {dataset.name}; known: {', '.join(known) or 'none'}",
             where=path,
-            mend=f"run: autoseg plan-and-preprocess {dataset}, or choose with --plans",
+            mend=f"run: {told('plan-and-preprocess', dataset, workspace)}, or choose with --plans",
         )
     return Plans.read(path)
 
@@ -51,7 +51,7 @@ def configure(
         raise UserError(
             f"architecture {architecture!r} takes patches that are multiples of {multiple}, the plan's patch is "
             f"{configuration.patch_size}",
-            mend=f"plan for it: autoseg plan-and-preprocess {dataset.name} --architecture {architecture}",
+            mend="plan for it: " + told("plan-and-preprocess", dataset, workspace, "--architecture", architecture),
         )
     reference = plugins.find("architecture", architecture, workspace.root).reference
     return configuration.model_copy(update={"architecture": reference, "network": network})

@@ -13,7 +13,7 @@ from pathlib import Path
 from autoseg.errors import UserError
 from autoseg.inference import previous_stage_label
 from autoseg.plans import Configuration, Plans
-from autoseg.raw import Dataset, read_label
+from autoseg.raw import Dataset, read_label, told
 from autoseg.store import CaseStore
 from autoseg.training.log import RUN_FILE, is_trained, read_run
 from autoseg.training.validation import validated_file
@@ -39,14 +39,13 @@ def ensure_previous_stage(
     folders = [workspace.experiment_folder(dataset.name, trainer, plans.plans_name, stage) for trainer in trainers]
     experiment = next((folder for folder in folders if folder.is_dir()), folders[-1])
     predictions = _out_of_fold(experiment, dataset.file_ending)
-    name = experiment.name
+    name, asked = experiment.name, ("--trainer", trainers[-1], "--plans", plans.plans_name)
     for case in dataset.cases:
         if case.id not in predictions:
             raise UserError(
                 f"the previous stage {stage} has no prediction for training case {case.id}",
                 where=experiment,
-                mend=f"train it first: autoseg train {dataset.name} {stage} cv --trainer {trainers[-1]} "
-                f"--plans {plans.plans_name}",
+                mend=f"train it first: {told('train', dataset, workspace, stage, 'cv', *asked)}",
             )
         marker = store.read(case.id)
         if store.has_previous_stage(case.id, name) and not _newer(predictions[case.id], store, case.id, name):

@@ -10,8 +10,9 @@ from pathlib import Path
 import torch
 
 from autoseg.plans import Configuration, Plans
-from autoseg.raw import Case, Dataset
+from autoseg.raw import Case, Dataset, told
 from autoseg.store import CaseStore
+from autoseg.workspace import Workspace
 
 logger = logging.getLogger("autoseg.training")
 
@@ -42,14 +43,20 @@ class RunContext:
         """Return the raw case of an id."""
         return next(case for case in (*self.dataset.cases, *self.dataset.unlabelled) if case.id == case_id)
 
+    def told(self, command: str, *more: object) -> str:
+        """Return a command on the data set as a user can type it, with `more` arguments."""
+        place = Workspace.open(self.workspace_root)
+        here = place.results in self.folder.parents  # else the folders of the workspace are where variables say
+        return told(command, self.dataset, place if here else Workspace.open(), *more)
+
 
 def tell_left_out(contexts: Sequence[RunContext]) -> None:
     """Name, once for all folds, the cases that the store lacks: those of which preprocessing failed."""
     names = sorted({case for context in contexts for case in context.left_out_cases})
     if names:
-        dataset = contexts[0].dataset
+        cases = contexts[0].dataset.cases
         logger.warning(
             "%d of %d case(s) are left out of training and validation, since they are not preprocessed: %s\n"
-            "To mend it: run autoseg plan-and-preprocess %s again; it tells what is wrong with them",
-            len(names), len(dataset.cases), ", ".join(names), dataset.name,
+            "To mend it: run %s again; it tells what is wrong with them",
+            len(names), len(cases), ", ".join(names), contexts[0].told("plan-and-preprocess"),
         )  # fmt: skip

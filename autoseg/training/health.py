@@ -55,12 +55,11 @@ def check_not_blind(blind_validations: int, progress: float) -> None:
         )
 
 
-def memory_is_full(step: int, batch_size: int, patch_size: Sequence[int], dataset: str) -> TrainingFailed:
-    """Return what is said when the device's memory did not suffice for a step."""
+def memory_is_full(step: int, batch_size: int, patch_size: Sequence[int], planning: str) -> TrainingFailed:
+    """Return what is said when the device's memory did not suffice for a step; `planning`: the command for less."""
     patch = " x ".join(map(str, patch_size))
     return TrainingFailed(
         f"the device's memory was full at step {step}, with batches of {batch_size} patches of {patch} voxels.\n"
         "To mend it: close other programs that use the device, or plan for less: "
-        f"autoseg plan-and-preprocess {dataset} --gpu-memory GIB --plans-name NAME. "
-        "The last checkpoint was kept, and the same command goes on from there."
+        f"{planning}. The last checkpoint was kept, and the same command goes on from there."
     )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from autoseg import plugins
 from autoseg.errors import UserError
+from autoseg.raw.told import data_path, workspace_option
 from autoseg.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,27 +21,18 @@ TRAIN, PRETRAIN = "train", "pretrain"  # the commands that make runs
 GIVEN = ("recipe", "command line")  # origins of the settings that a command has to name
 
 
-def origin(command: str, given: str | Path | Dataset, dataset: Dataset, workspace: Workspace) -> dict[str, str | None]:
+def origin(command: str, dataset: Dataset, workspace: Workspace) -> dict[str, str | None]:
     """Return what run.json keeps of the command that started a run, beside the names and settings of the run itself.
 
-    `data` is the absolute path of the data set `given`, None where its name finds it in the workspace, or where nothing
-    tells the list that an open one is from. `workspace` is the workspace's folder, None where it has its three folders
-    elsewhere, which no option can name.
+    `data` is the absolute path of the data set, None where its name finds it in the workspace. `workspace` is the
+    workspace's folder, None where it has its three folders elsewhere, which no option can name.
     """
-    path = (workspace.find_dataset(given) if isinstance(given, (str, Path)) else dataset.folder).absolute()
-    same = isinstance(given, (str, Path)) or path.name == dataset.name
     own = workspace == Workspace.open(workspace.root)
     return {
         "command": command,
-        "data": str(path) if same and not _is_found(path, dataset.name, workspace) else None,
+        "data": data_path(dataset, workspace),
         "workspace": str(workspace.root.absolute()) if own else None,
     }
-
-
-def _is_found(path: Path, name: str, workspace: Workspace) -> bool:
-    """Return whether the `name` of the data set at `path` finds it in the workspace."""
-    in_workspace = path.is_dir() and path.parent.resolve() == workspace.raw.resolve()
-    return in_workspace and path.name == name and name.startswith("Dataset")
 
 
 def mend_by_training(folder: Path, record: Mapping[str, Any] | None = None, *, restart: bool) -> str:
@@ -108,16 +100,12 @@ def _workspace(folder: Path, record: Mapping[str, Any]) -> list[str]:
     root, place = Path(record["workspace"]), folder.absolute()
     if len(place.parents) > 3 and place.parents[2].name == "results" and not _lies_in(root, place):
         root = place.parents[3]
-    return [] if _folders(Workspace.open(root)) == _folders(Workspace.open()) else ["--workspace", str(root)]
+    return workspace_option(root)
 
 
 def _lies_in(root: Path, place: Path) -> bool:
     found = root.joinpath("results", *place.parts[-3:])
     return found.is_dir() and found.samefile(place)  # not that of a workspace which this one was copied from
-
-
-def _folders(workspace: Workspace) -> list[Path]:
-    return [folder.resolve() for folder in (workspace.raw, workspace.preprocessed, workspace.results)]
 
 
 def _is_trainer(name: str) -> bool:

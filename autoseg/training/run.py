@@ -141,7 +141,8 @@ def _carry_out(
             _record(context, status="failed", steps_done=progress.step)
             if isinstance(error, RuntimeError) and is_out_of_memory(error):
                 plan = context.configuration
-                raise memory_is_full(progress.step, plan.batch_size, plan.patch_size, context.dataset.name) from error
+                planning = context.told("plan-and-preprocess", "--gpu-memory", "GIB", "--plans-name", "NAME")
+                raise memory_is_full(progress.step, plan.batch_size, plan.patch_size, planning) from error
             raise
         with watched("waiting for the other processes", silent=True):
             fabric.barrier()

@@ -12,7 +12,7 @@ from autoseg import plugins
 from autoseg.devices import choose_device
 from autoseg.errors import UserError
 from autoseg.preprocessing.agreement import check_agreement
-from autoseg.raw import Dataset, make_splits, open_dataset, split_of
+from autoseg.raw import Dataset, make_splits, open_dataset, split_of, told
 from autoseg.store import CaseStore
 from autoseg.training.asked import (
     check_patches,
@@ -28,20 +28,18 @@ from autoseg.training.completeness import is_complete
 from autoseg.training.context import RunContext, tell_left_out
 from autoseg.training.earlier_run import comes_back, is_to_be_replaced, may_come_back, set_aside
 from autoseg.training.folds import parse_folds
-from autoseg.training.identity import identity, makes_room
-from autoseg.training.log import RUN_FILE, is_untrained, read_run
-from autoseg.training.probe import time_step
-from autoseg.training.recipe import length_of, planned_for, published, recipe_for, suited
+from autoseg.training.identity import identity
+from autoseg.training.log import is_untrained
 from autoseg.training.repeating import PRETRAIN, TRAIN, origin
+from autoseg.training.resolving import AskedSettings
 from autoseg.training.run import RunOptions, carry_out
 from autoseg.training.run_lock import alone_in
-from autoseg.training.settings import LENGTH, Setting, read_recipe, resolve_settings
+from autoseg.training.settings import Setting
 from autoseg.training.spreading import spread_folds
 from autoseg.training.trainer import Trainer
 from autoseg.workers import available_cores
 from autoseg.workspace import Workspace
 
-STEPS_SHARE = 0.8  # of a fold's time, where steps are counted to choose a recipe
 logger = logging.getLogger("autoseg.training")
 
 
@@ -126,17 +124,19 @@ class _Training:
         self.seed = checked_seed(seed)
         self.workspace = workspace if isinstance(workspace, Workspace) else Workspace.open(workspace)
         self.dataset: Dataset = open_dataset(dataset, self.workspace)
-        self.plans = read_plans(self.dataset.name, plans_name, self.workspace)
+        self.plans = read_plans(self.dataset, plans_name, self.workspace)
         named = {"dataset": self.dataset, "workspace": self.workspace}
         self.configuration = configure(self.plans, configuration, architecture, **named)
         self.found = plugins.find("trainer", trainer, self.workspace.root, data=self.dataset.folder)
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
-        self.settings = self._resolve(settings or {}, recipe)
-        self._timed: dict[str, Setting] | None = None
         self.devices = [choose_device(each) for each in device.split(",")]
         self.device = self.devices[0]
-        batch_size = self.settings["batch_size"].value or self.configuration.batch_size
-        check_patches(self.configuration, batch_size, self.device, plans_name=plans_name, **named)
+        self.recipe = AskedSettings(
+            self.trainer_class, self.configuration, settings or {}, recipe,
+            root=self.workspace.root, device=self.device,
+        )  # fmt: skip
+        self.settings = self.recipe.untimed
+        check_patches(self.configuration, self.recipe.batch_size, self.device, plans_name=plans_name, **named)
         self.processes, self.deterministic, self.restart = processes, deterministic, restart
         self.name = None if name is None else checked_name(name)
         check_repeatable(deterministic=deterministic, seconds=training_seconds if time_budget is None else time_budget)
@@ -220,7 +220,7 @@ class _Training:
         self, context: RunContext, seconds: float | None, kept: Path | None
     ) -> tuple[dict[str, Setting], dict[str, Any]]:
         """Return the settings and the identity of the run asked for, where the folder `kept` may hold that run."""
-        settings = self._settings_of(seconds, kept)
+        settings = self.recipe.of_run(seconds, kept)
         trainer = self.trainer_class(context, settings)
         return settings, identity(trainer, self.found.reference, self.pretrained, kept=kept)
 
@@ -238,57 +238,22 @@ class _Training:
         architecture = self.configuration.architecture
         return self.found.name if architecture == planned else f"{self.found.name}-{Path(architecture).stem}"
 
-    def _resolve(
-        self, given: Mapping[str, Any], recipe: Path | None, length: Mapping[str, Any] | None = None
-    ) -> dict[str, Setting]:
-        network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
-        plan = self.configuration.training.model_dump(exclude={"time_budget"})
-        own = suited(network.recipe, {**plan, **(length or {})})
-        sources = {"recipe": read_recipe(recipe), "given": given, "base": Trainer, "architecture": own}
-        resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
-        if resolved["own_recipe"].value == "published":
-            sources["architecture"] = published(network.published_recipe())
-            resolved = resolve_settings(self.trainer_class, plan=plan, length=length, **sources)
-        steps, planned = resolved["steps"].value, self.configuration.training.steps
-        if length is None and length_of(steps) < length_of(planned):
-            # The plan is for a full run; what the user cut short needs the recipe of short runs.
-            return self._resolve(given, recipe, recipe_for(steps))
-        return resolved
-
-    def _settings_of(self, seconds: float | None, folder: Path | None = None) -> dict[str, Setting]:
-        """Return the settings of a run of `seconds`; what that in `folder` has stays: no timing is twice the same."""
-        if seconds is None or planned_for(seconds, self.configuration.training.time_budget):
-            return self.settings
-        given = self.arguments["settings"] or {}, self.arguments["recipe"]
-        kept = read_run(folder) if folder is not None and (folder / RUN_FILE).is_file() else None
-        if folder is not None and kept is not None and not makes_room(folder, kept):
-            named = kept.get("settings", {})
-            length = {name: entry["value"] for name, entry in named.items() if entry["origin"] == LENGTH}
-            return self._resolve(*given, length)
-        if self._timed is None:
-            self._timed = self._resolve(*given, self._fitting(seconds))
-        return self._timed
-
-    def _fitting(self, seconds: float) -> dict[str, Any]:
-        """Return the recipe for the steps that fit into `seconds`, by a few timed ones; {} where the plan's suits."""
-        network = plugins.load("architecture", self.configuration.architecture, self.workspace.root)
-        batch_size = self.settings["batch_size"].value or self.configuration.batch_size
-        step = time_step(network, self.configuration.network, batch_size, device=self.device.type)
-        steps = int(STEPS_SHARE * seconds / step.seconds / self.settings["accumulate"].value)
-        planned = self.configuration.training.steps
-        if length_of(steps) == length_of(planned):
-            return {}
-        logger.info("%d steps fit into %.0f s per fold: the recipe for so many replaces the plan's", steps, seconds)
-        return recipe_for(max(1, steps))
-
     def _open_store(self) -> CaseStore:
         folder = self.workspace.store_folder(self.dataset.name, self.configuration.data_identifier)
         if not folder.is_dir():
             raise UserError(
                 f"{self.dataset.name} is not preprocessed for {self.configuration.name}",
                 where=folder,
-                mend=f"run: autoseg plan-and-preprocess {self.dataset.name} --plans-name {self.plans.plans_name} "
-                f"-c {self.configuration.name}",
+                mend="run: "
+                + told(
+                    "plan-and-preprocess",
+                    self.dataset,
+                    self.workspace,
+                    "--plans-name",
+                    self.plans.plans_name,
+                    "-c",
+                    self.configuration.name,
+                ),
             )
         store = CaseStore(folder)
         check_agreement(store, self.dataset, self.plans, self.configuration, self.workspace)
@@ -329,5 +294,5 @@ class _Training:
             pretrained=self.pretrained,
             labelled=self.labelled,
             threads=self.threads,
-            origin=origin(self.command, self.arguments["dataset"], self.dataset, self.workspace),
+            origin=origin(self.command, self.dataset, self.workspace),
         )

@@ -120,10 +120,8 @@ def _check_patch(teacher: Teacher, context: RunContext, source: Path) -> None:
 
 
 def _own_teacher(context: RunContext) -> str:
-    return (
-        f"train one on the plans of this run: autoseg train {context.dataset.name} {context.configuration.name} cv "
-        f"--plans {context.plans.plans_name}"
-    )
+    command = context.told("train", context.configuration.name, "cv", "--plans", context.plans.plans_name)
+    return f"train one on the plans of this run: {command}"
 
 
 def _load_run(teacher: Teacher, context: RunContext) -> nn.Module:

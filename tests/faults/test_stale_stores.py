@@ -40,7 +40,7 @@ def test_another_spacing_in_the_plans_is_refused_until_it_is_preprocessed(planne
     said = capfd.readouterr().err
     assert "was preprocessed to (" in said
     assert "with the spacing (1.0, 1.25, 1.0) of configuration '3d_fullres' it has (" in said
-    assert "To mend it: run: autoseg plan-and-preprocess data --keep-plans --plans-name nnunet" in said
+    assert f"To mend it: run: autoseg plan-and-preprocess {data.folder} --keep-plans --plans-name nnunet" in said
     again = ["plan-and-preprocess", str(data.folder), "--keep-plans", "--plans-name", "nnunet", "--workers", "1"]
     assert run(again) == 0
     assert json.loads(file.read_text()) == plans

@@ -5,7 +5,7 @@ import pytest
 from autoseg.errors import UserError
 from autoseg.plans import Plans, TrainingPlan
 from autoseg.storage import read_json
-from autoseg.training import starting, train
+from autoseg.training import resolving, starting, train
 from autoseg.training.probe import StepTime
 from autoseg.training.recipe import length_of, published, recipe_for, suited
 from autoseg.training.starting import _Training
@@ -25,7 +25,7 @@ def full_plan(scratch):
 
 
 def resolved(workspace, monkeypatch, *, step=1.0, **options):
-    monkeypatch.setattr(starting, "time_step", lambda *_, **__: StepTime(step, "fp32"))
+    monkeypatch.setattr(resolving, "time_step", lambda *_, **__: StepTime(step, "fp32"))
     defaults = {
         "dataset": NAME, "configuration": "3d_fullres", "folds": "0", "trainer": "supervised", "plans_name": "full",
         "architecture": None, "pretrained": None, "settings": None, "recipe": None, "labelled": None,
@@ -34,7 +34,7 @@ def resolved(workspace, monkeypatch, *, step=1.0, **options):
     }  # fmt: skip
     training = _Training(**{**defaults, **options})
     context = training._context("0", starting.make_splits(training.dataset), training._open_store(), None)
-    found = training._settings_of(training.time_budget, context.folder)
+    found = training.recipe.of_run(training.time_budget, context.folder)
     return {name: (found[name].value, found[name].origin) for name in ("optimizer", "mirror", "learning_rate", "steps")}
 
 
@@ -104,7 +104,7 @@ def test_few_steps_by_the_user_get_the_short_recipe(full_plan, monkeypatch):
 
 
 def test_a_resumed_run_keeps_its_recipe_whatever_the_clock_says(full_plan, monkeypatch):
-    monkeypatch.setattr(starting, "time_step", lambda *_, **__: StepTime(0.01, "fp32"))
+    monkeypatch.setattr(resolving, "time_step", lambda *_, **__: StepTime(0.01, "fp32"))
     options = {"plans_name": "full", "device": "cpu", "workers": 1, "workspace": full_plan}
     (folder,) = train(NAME, "3d_fullres", "0", time_budget=8.0, settings={"stop_on_collapse": False}, **options)
     kept = read_json(folder / "run.json")["settings"]

@@ -2,7 +2,6 @@
 
 import shlex
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -189,12 +188,11 @@ def test_folders_that_no_option_names_are_not_told(scratch):
     assert (record["command"], record["data"], record["workspace"]) == ("train", None, None)
 
 
-def test_an_open_data_set_is_told_by_its_folder_unless_it_is_from_a_list(places):
+def test_an_open_data_set_is_told_by_its_folder_or_list(places):
     workspace, data = Workspace.open(places[0]), places[1]
-    dataset = open_dataset(data)
-    assert origin("train", dataset, dataset, workspace)["data"] == str(data)
-    listed = replace(dataset, name="listed")
-    assert origin("train", listed, listed, workspace)["data"] is None
+    assert origin("train", open_dataset(data), workspace)["data"] == str(data)
     file = data / "listed.csv"
-    file.touch()
-    assert origin("train", file, listed, workspace)["data"] == str(file)
+    image = next((data / "imagesTr").iterdir())
+    label = data / "labelsTr" / image.name.replace("_0000", "")
+    file.write_text(f"image,label\n{image},{label}\n")
+    assert origin("train", open_dataset(file), workspace)["data"] == str(file)

@@ -11,7 +11,7 @@ from autoseg import Trainer, plugins
 from autoseg.errors import Interrupted, UserError
 from autoseg.plans import Plans, TrainingPlan
 from autoseg.storage import file_hash, read_json
-from autoseg.training import clock, run, starting, train
+from autoseg.training import clock, resolving, run, starting, train
 from autoseg.training.log import write_run
 from autoseg.training.run import is_finished
 from autoseg.training.validation_plan import ValidationPlan
@@ -44,7 +44,7 @@ def fake(monkeypatch):
     fake = FakeTime()
     for module in (clock, run, starting):
         monkeypatch.setattr(module, "time", fake)
-    monkeypatch.setattr(starting, "time_step", lambda *_, **__: SimpleNamespace(seconds=1.0))
+    monkeypatch.setattr(resolving, "time_step", lambda *_, **__: SimpleNamespace(seconds=1.0))
     monkeypatch.setattr(run, "plan_validation", fake.takes(2.0, ValidationPlan(seconds=10.0)))
     monkeypatch.setattr(run, "validate", fake.takes(10.0, {"foreground_mean": {}}))
     return fake
@@ -147,7 +147,7 @@ def timed(scratch, fake, monkeypatch):
     file = scratch.plans_file(NAME, "timed")
     plans.model_copy(update={"plans_name": "timed", "configurations": {"3d_fullres": full}}).write(file)
     seconds = iter(range(10, 1000))
-    monkeypatch.setattr(starting, "time_step", lambda *_, **__: SimpleNamespace(seconds=next(seconds) / 100))
+    monkeypatch.setattr(resolving, "time_step", lambda *_, **__: SimpleNamespace(seconds=next(seconds) / 100))
 
     def within_the_budget(trainer, **options):
         given = {"plans_name": "timed", "time_budget": BUDGET, "started": fake.now}
