@@ -21,7 +21,7 @@ from autoseg.benchmarking.record import RECIPES, RUNS, Record
 from autoseg.errors import UserError
 from autoseg.plans import Plans
 from autoseg.raw import Dataset, make_splits
-from autoseg.storage import write_text
+from autoseg.storage import content_hash, write_text
 from autoseg.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -239,15 +239,19 @@ def _measure(
         key = f"{field.name}/{entry.key}"
         plan = record["plans"][f"{field.name}/{entry.architecture.name}"]
         kept = record["costs"].get(key)
-        about[key] = {"plan": plan["digest"], "augmentation": shared["augmentation"], "code": entry_code(entry, means)}
+        recipe = content_of(entry, steps, shared)
+        about[key] = {
+            "plan": plan["digest"], "augmentation": shared["augmentation"], "code": entry_code(entry, means),
+            "recipe": content_hash({name: value for name, value in recipe.items() if name != "warmup_steps"}),
+        }  # fmt: skip
         if (
             kept is not None
             and "error" not in kept
             and about[key] == {name: kept.get(name, about[key][name]) for name in about[key]}
         ):
             continue
-        recipe = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
-        tasks.append(Task(key, "measure", request_of(question, field, entry, plan, recipe, field.folds[0], means)))
+        file = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
+        tasks.append(Task(key, "measure", request_of(question, field, entry, plan, file, field.folds[0], means)))
 
     def done(task: Task, outcome: Outcome) -> None:
         """Record what a step of an entry costs, or why it could not be measured."""

@@ -178,6 +178,20 @@ def test_a_changed_label_map_makes_all_runs_anew(campaign, players, place):
     assert players.asked("train") == [f"{DATASET}/{BEST}/fold_0/seed_0"]
 
 
+def test_a_changed_recipe_is_measured_and_trained_anew(campaign, players, monkeypatch):
+    from autoseg import plugins
+
+    monkeypatch.setitem(STEP_SECONDS, "primus", 0.1)
+    monkeypatch.setitem(DICE, "primus", 0.5)
+    campaign("plain_unet", "primus", recipes="own", seeds=1)
+    players.told.clear()
+    network = plugins.load("architecture", "primus")
+    monkeypatch.setattr(network, "recipe", {**network.recipe, "weight_decay": 0.123})
+    campaign("plain_unet", "primus", recipes="own", seeds=1)
+    assert players.asked("measure") == [f"{DATASET}/primus-supervised-own"]
+    assert players.asked("train") == [f"{DATASET}/primus-supervised-own/fold_0/seed_0"]
+
+
 def test_files_that_were_copied_since_make_no_run_anew(campaign, players, place):
     campaign("plain_unet", seeds=1)
     players.told.clear()
@@ -193,7 +207,7 @@ def test_runs_of_a_version_that_did_not_look_at_code_and_cases_are_kept(campaign
     for run in content["runs"].values():
         run["content"] = earlier(record, run)
     for costs in content["costs"].values():
-        del costs["code"]
+        del costs["code"], costs["recipe"]
     write_json(done.folder / "benchmark.json", {k: v for k, v in content.items() if k != "autoseg_checksum"})
     players.told.clear()
     campaign("plain_unet")
