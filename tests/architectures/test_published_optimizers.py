@@ -45,7 +45,7 @@ CARDS = {
     "xlstm_unet": (SGD, 0.01, (0.99, True), 3e-5, (1.0, 1.0)),
 }
 EPOCHS = {"focal_unet": 127, "hi_end_mae": 500, "msvm_unet": 300, "swin_unet": 150, "swin_bob": 1000, "mcanet": 80_000,
-          "meddinov3": 1000, "pct_net": 6000, "vm_unet": 50, "segmamba": 1000}  # fmt: skip
+          "meddinov3": 1000, "pct_net": 6000, "vm_unet": 250, "segmamba": 1000}  # fmt: skip
 RATES = [  # network, epoch (of mcanet and pct_net: step), learning rate by the card
     ("focal_unet", 0, 1e-4), ("focal_unet", 0.5, 5e-5), ("focal_unet", 1, 1e-4), ("focal_unet", 2, 5e-5),
     ("focal_unet", 31, 1e-4), ("focal_unet", 47, 5e-5), ("focal_unet", 126.999, 0.0),
@@ -53,7 +53,8 @@ RATES = [  # network, epoch (of mcanet and pct_net: step), learning rate by the 
     ("swin_unet", 20, 5e-4), ("swin_unet", 40, 1e-3), ("swin_unet", 95, 5e-4),
     ("swin_bob", 25, 5e-5), ("swin_bob", 525, 5e-5),
     ("msvm_unet", 0, 5e-4), ("msvm_unet", 150, (5e-4 + 1e-6) / 2), ("msvm_unet", 299.99, 1e-6),
-    ("vm_unet", 0, 1e-3), ("vm_unet", 25, (1e-3 + 1e-5) / 2), ("vm_unet", 49.999, 1e-5),
+    ("vm_unet", 0, 1e-3), ("vm_unet", 25, (1e-3 + 1e-5) / 2), ("vm_unet", 50, 1e-5), ("vm_unet", 100, 1e-3),
+    ("vm_unet", 150, 1e-5), ("vm_unet", 225, (1e-3 + 1e-5) / 2), ("vm_unet", 249.999, 1e-5),
     ("mcanet", 750, 2.5e-4), ("mcanet", 1500, 5e-4), ("mcanet", 40_000, 3.75e-4), ("mcanet", 79_999, 2.5e-4),
     ("meddinov3", 0, 3e-4), ("meddinov3", 250, 2.25e-4), ("meddinov3", 999, 3e-7),
     ("pct_net", 3000, 1e-3 * 0.5**0.8), ("segmamba", 500, 0.01 * 0.5**0.9),
@@ -150,11 +151,17 @@ def test_momentum_of_zero_is_plain_gradient_descent():
     assert weight.item() == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("shape", ["polynomial", "cosine", "cosine_restarts"])
+@pytest.mark.parametrize("shape", ["polynomial", "cosine", "cosine_waves", "cosine_restarts"])
 def test_every_shape_falls_from_the_rate_to_the_final_one(shape):
     assert annealed(shape, 0.0, power=0.9, final=0.2) == 1.0
     assert annealed(shape, 1.0, power=0.9, final=0.2) == pytest.approx(0.2)
     assert all(0.2 <= annealed(shape, each / 500, power=0.9, final=0.2) <= 1.0 for each in range(501))
+
+
+def test_the_rate_of_vm_unet_rises_again_only_as_published():
+    full = a_trainer(recipe("vm_unet"))
+    rates = [full.schedule(part / 100) for part in range(101)]
+    assert rates == sorted(rates, reverse=True)
 
 
 def test_cycles_of_warm_restarts_by_hand():
