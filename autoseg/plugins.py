@@ -133,21 +133,23 @@ def load_sizing(reference: str, workspace: Path | None = None) -> Any:
     """
     entry = find("architecture", reference, workspace)
     if entry.sizing:
-        sizing = named_sizing(entry)
-        base = next(kind for kind in sizing.__mro__ if kind.__name__ == "NetworkSizing")
-        if not entry.sets & {name for name in vars(base) if not name.startswith("_")}:
-            return sizing
+        from autoseg.network_sizing import NetworkSizing
+
+        if not entry.sets & {name for name in vars(NetworkSizing) if not name.startswith("_")}:
+            return named_sizing(entry)
     return _load("architecture", entry)
 
 
 def named_sizing(entry: Found) -> Any:
     """Import and return the NetworkSizing that an architecture names; raises UserError where there is none."""
+    from autoseg.network_sizing import NetworkSizing
+
     module, _, name = entry.sizing.partition(":")
     try:
         sizing = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, TypeError, ValueError) as error:
         raise _no_sizing(entry, str(error)) from error
-    if not isinstance(sizing, type) or "NetworkSizing" not in (kind.__name__ for kind in sizing.__mro__):
+    if not isinstance(sizing, type) or not issubclass(sizing, NetworkSizing):
         raise _no_sizing(entry, "it is no autoseg.network_sizing.NetworkSizing")
     return sizing
 

@@ -4,7 +4,8 @@ from functools import cache
 
 import pytest
 import torch
-from autoseg.architectures.mcanet import Block, CrossAxisAttention, SpatialAttention
+from autoseg.architectures.blocks.mscan import Block, SpatialAttention
+from autoseg.architectures.mcanet import CrossAxisAttention
 from network_specs import count, make, make_spec
 
 from autoseg.errors import UserError
