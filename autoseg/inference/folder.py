@@ -20,6 +20,7 @@ from autoseg.architecture import Architecture
 from autoseg.deadlines import file_bytes
 from autoseg.errors import AutosegError, UserError
 from autoseg.inference.alone import alone_in
+from autoseg.inference.jobs import Job, make_job, require_own_files
 from autoseg.inference.records import Inputs, Record
 from autoseg.raw import (
     Case,
@@ -27,15 +28,11 @@ from autoseg.raw import (
     Image,
     describe_images,
     list_prediction_cases,
-    probability_ending,
     read_image,
     write_label,
     write_probabilities,
 )
-from autoseg.raw.images import ending_of
-from autoseg.raw.names import on_disk
 from autoseg.raw.orientation import Orientation
-from autoseg.raw.truncation import JPEGS
 from autoseg.storage import content_hash, remove_leftovers
 from autoseg.waiting import AtWork
 from autoseg.watching import watched
@@ -58,20 +55,6 @@ class CaseResult:
     output: Path | None
     error: str | None = None
     skipped: bool = False
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One case with everything that is written for it."""
-
-    case: Case
-    label: Path
-    probabilities: Path | None
-    uncertainty: Path | None
-
-    @property
-    def outputs(self) -> list[Path]:
-        return [path for path in (self.label, self.probabilities, self.uncertainty) if path is not None]
 
 
 def predict_folder(
@@ -102,8 +85,8 @@ def predict_folder(
         inputs, channels=len(model.channel_names), file_ending=model.file_ending, failures=bad
     )
     _check_images(predictor, inputs)
-    jobs = [_job(case, output, save_probabilities, uncertainty) for case in cases]
-    _require_own_files(jobs, inputs)
+    jobs = [make_job(case, output, save_probabilities, uncertainty) for case in cases]
+    require_own_files(jobs, inputs)
     output.mkdir(parents=True, exist_ok=True)
     with alone_in(output):
         remove_leftovers(output)
@@ -113,7 +96,7 @@ def predict_folder(
 
 def _predict_jobs(
     predictor: Predictor,
-    jobs: Sequence[_Job],
+    jobs: Sequence[Job],
     bad: Mapping[str, UserError],
     record: Record,
     *,
@@ -155,15 +138,15 @@ def _tell_failure(result: CaseResult) -> None:
 
 
 def _stream(
-    predictor: Predictor, jobs: Sequence[_Job], record: Record, *, workers: int
+    predictor: Predictor, jobs: Sequence[Job], record: Record, *, workers: int
 ) -> Generator[CaseResult, None, None]:
     """Yield a result per job; at most `workers` + 1 cases are read ahead and `WAITING_WRITES` wait to be written."""
     readers = ThreadPoolExecutor(max(1, workers), thread_name_prefix="read")
     writer = ThreadPoolExecutor(1, thread_name_prefix="write")
     reading, writing = AtWork("prediction, reading"), AtWork("prediction, writing")
     ahead = iter(jobs)
-    reads: deque[tuple[_Job, Future]] = deque()
-    writes: deque[tuple[_Job, Future]] = deque()
+    reads: deque[tuple[Job, Future]] = deque()
+    writes: deque[tuple[Job, Future]] = deque()
     try:
         while True:
             for job in _take(ahead, max(1, workers) + 1 - len(reads)):
@@ -192,13 +175,13 @@ def _stream(
         writer.shutdown()
 
 
-def _read(predictor: Predictor, job: _Job, reading: AtWork) -> tuple[Prepared, Geometry, Inputs]:
+def _read(predictor: Predictor, job: Job, reading: AtWork) -> tuple[Prepared, Geometry, Inputs]:
     with reading.on(job.case.id):
         seen = Inputs.seen(job.case.images)  # before they are read: what comes later is not what is segmented
         return *_prepare(predictor, job), seen
 
 
-def _prepare(predictor: Predictor, job: _Job) -> tuple[Prepared, Geometry]:
+def _prepare(predictor: Predictor, job: Job) -> tuple[Prepared, Geometry]:
     image = _image(job.case, len(predictor.model.channel_names))
     data, spacing = image.data, image.geometry.spacing
     _require_finite(data, job.case.images)
@@ -219,7 +202,7 @@ def _image(case: Case, channels: int) -> Image:
     return result.value
 
 
-def _predict(predictor: Predictor, job: _Job, prepared: Prepared) -> Prediction:
+def _predict(predictor: Predictor, job: Job, prepared: Prepared) -> Prediction:
     with watched(f"prediction, case {job.case.id}"):
         return predictor.predict_prepared(
             prepared, save_probabilities=job.probabilities is not None, uncertainty=job.uncertainty is not None
@@ -248,9 +231,7 @@ def _as_stored(prediction: Prediction, geometry: Geometry) -> Prediction:
     return replace(prediction, **{name: np.ascontiguousarray(turn.undo(value)) for name, value in arrays.items()})
 
 
-def _write(
-    job: _Job, seen: Inputs, prediction: Prediction, geometry: Geometry, record: Record, writing: AtWork
-) -> None:
+def _write(job: Job, seen: Inputs, prediction: Prediction, geometry: Geometry, record: Record, writing: AtWork) -> None:
     with writing.on(job.case.id):
         _write_outputs(job, prediction, geometry)
         try:
@@ -262,7 +243,7 @@ def _write(
         record.finish(job.case.id, seen, job.outputs)
 
 
-def _write_outputs(job: _Job, prediction: Prediction, geometry: Geometry) -> None:
+def _write_outputs(job: Job, prediction: Prediction, geometry: Geometry) -> None:
     arrays = [prediction.label, prediction.probabilities, prediction.uncertainty]
     needed = sum(array.nbytes for array in arrays if array is not None) + SPARE_BYTES
     free = shutil.disk_usage(job.label.parent).free
@@ -279,7 +260,7 @@ def _write_outputs(job: _Job, prediction: Prediction, geometry: Geometry) -> Non
         write_label(job.uncertainty, prediction.uncertainty, geometry)
 
 
-def _written(job: _Job, future: Future, writing: AtWork) -> CaseResult:
+def _written(job: Job, future: Future, writing: AtWork) -> CaseResult:
     try:
         writing.result(future)
     except Exception as error:
@@ -287,51 +268,16 @@ def _written(job: _Job, future: Future, writing: AtWork) -> CaseResult:
     return CaseResult(job.case.id, job.label)
 
 
-def _failed(job: _Job, error: BaseException) -> CaseResult:
+def _failed(job: Job, error: BaseException) -> CaseResult:
     if not isinstance(error, AutosegError):
         log.debug("case %s", job.case.id, exc_info=error)
     text = str(error) if isinstance(error, AutosegError) else f"{type(error).__name__}: {error}"
     return CaseResult(job.case.id, None, text)
 
 
-def _job(case: Case, output: Path, save_probabilities: bool, uncertainty: bool) -> _Job:
-    ending = _ending(case)
-    return _Job(
-        case=case,
-        label=output / f"{case.id}{ending}",
-        probabilities=output / f"{case.id}_probabilities{probability_ending(ending)}" if save_probabilities else None,
-        uncertainty=output / f"{case.id}_uncertainty.nii.gz" if uncertainty else None,
-    )
-
-
-def _require_own_files(jobs: Sequence[_Job], inputs: Path) -> None:
-    """Refuse jobs that would write one file twice, on any system's disk, or write over an image."""
-    owners: dict[str, str] = {}
-    for job in jobs:
-        for path in job.outputs:
-            owner = owners.setdefault(on_disk(path.name), job.case.id)
-            if owner != job.case.id:
-                raise UserError(
-                    f"cases {owner} and {job.case.id} would both be written to {path.name}",
-                    where=inputs,
-                    mend="rename the images of one of them, or put it into another folder and predict that alone",
-                )
-    images = {path.resolve() for job in jobs for path in job.case.images}
-    for path in (path for job in jobs for path in job.outputs if path.resolve() in images):
-        raise UserError("the prediction would replace this image", where=path, mend="choose another output folder")
-
-
-def _ending(case: Case) -> str:
-    """Return the ending of the label map: the image's own, but NIfTI for DICOM series and PNG for lossy pictures."""
-    ending = ending_of(case.images[0])
-    if case.images[0].is_dir() or ending is None:
-        return ".nii.gz"
-    return ".png" if ending.lower() in JPEGS else ending
-
-
-def _label_of(jobs: Sequence[_Job], name: str) -> Path:
+def _label_of(jobs: Sequence[Job], name: str) -> Path:
     return next(job.label for job in jobs if job.case.id == name)
 
 
-def _take(jobs: Iterator[_Job], count: int) -> Iterator[_Job]:
+def _take(jobs: Iterator[Job], count: int) -> Iterator[Job]:
     return (job for _, job in zip(range(count), jobs, strict=False))
