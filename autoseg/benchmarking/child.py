@@ -159,6 +159,7 @@ def _follow_parent() -> None:
     parent = os.getppid()
 
     def watch() -> None:
+        """End this process, by its checkpoint if it can, once its parent is gone."""
         while os.getppid() == parent:
             time.sleep(ORPHAN_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)

@@ -154,6 +154,7 @@ class TimedPlanner(TracedPlanner):
 
     def _for_rung(self, rung: Rung, spacing: np.ndarray, median: Sequence[float], frame: Frame) -> Sized:
         def network(topology: Topology) -> NetworkSpec:
+            """Return the network of a topology, with as many blocks per stage as this planner's own have."""
             spec = self.network(topology, frame, base_features=rung.base_features)
             if not self.own_architecture:
                 return spec

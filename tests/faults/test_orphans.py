@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -71,59 +72,58 @@ def wait_until(condition):
     return condition()
 
 
+@contextmanager
+def begun(*command, files, **options):
+    """Yield a process, in a session of its own, once it has written all `files`; nothing of the session outlives it."""
+    parent = subprocess.Popen([sys.executable, *command], start_new_session=True, **options)
+    try:
+        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
+        yield parent
+    finally:
+        for process in session_of(parent.pid):
+            os.kill(process, signal.SIGKILL)
+        parent.wait(SECONDS)
+
+
+def kill(parent):
+    """Kill a process; what it started has to end, too."""
+    parent.kill()
+    parent.wait(SECONDS)
+    assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
+
+
+@pytest.fixture
+def spread(tmp_path):
+    """How two folds on two devices are trained, and what each of them writes."""
+    (tmp_path / "spread.py").write_text(TRAINING)
+    started, stopped = ([tmp_path / f"{fold}.{kind}" for fold in "01"] for kind in ("pid", "checkpoint"))
+    return {"files": started, "cwd": tmp_path}, stopped
+
+
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("case", ["sleep", "hold_the_interpreter"])
 def test_workers_end_when_their_parent_is_killed(case, workers, tmp_path):
     (tmp_path / "hanging_cases.py").write_text(CASES)
     (tmp_path / "parent.py").write_text(PARENT)
     files = [tmp_path / f"{number}.pid" for number in range(workers)]
-    parent = subprocess.Popen(
-        [sys.executable, tmp_path / "parent.py", case, *files],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        start_new_session=True,
-    )
-    try:
-        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in files))
+    places = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    with begun(tmp_path / "parent.py", case, *files, files=files, env=places) as parent:
         assert {int(file.read_text()) for file in files} < session_of(parent.pid)
-        parent.kill()
-        parent.wait(SECONDS)
-        assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
-    finally:
-        for process in session_of(parent.pid):
-            os.kill(process, signal.SIGKILL)
-        parent.wait(SECONDS)
+        kill(parent)
 
 
-def test_folds_on_several_devices_stop_with_their_checkpoints_when_the_command_is_killed(tmp_path):
-    (tmp_path / "spread.py").write_text(TRAINING)
-    parent = subprocess.Popen([sys.executable, "spread.py"], cwd=tmp_path, start_new_session=True)
-    started, stopped = ([tmp_path / f"{fold}.{kind}" for fold in "01"] for kind in ("pid", "checkpoint"))
-    try:
-        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in started))
-        parent.kill()
-        parent.wait(SECONDS)
-        assert wait_until(lambda: not session_of(parent.pid)), session_of(parent.pid)
+def test_folds_on_several_devices_stop_with_their_checkpoints_when_the_command_is_killed(spread):
+    options, stopped = spread
+    with begun("spread.py", **options) as parent:
+        kill(parent)
         assert [file.read_text() for file in stopped] == ["SIGTERM", "SIGTERM"]
-    finally:
-        for process in session_of(parent.pid):
-            os.kill(process, signal.SIGKILL)
-        parent.wait(SECONDS)
 
 
-def test_ctrl_c_of_the_whole_group_stops_the_folds_on_several_devices_by_their_parent(tmp_path):
-    (tmp_path / "spread.py").write_text(TRAINING)
-    parent = subprocess.Popen(
-        [sys.executable, "spread.py"], cwd=tmp_path, start_new_session=True, stderr=subprocess.PIPE, text=True
-    )
-    started, stopped = ([tmp_path / f"{fold}.{kind}" for fold in "01"] for kind in ("pid", "checkpoint"))
-    try:
-        assert wait_until(lambda: all(file.is_file() and file.read_text() for file in started))
+def test_ctrl_c_of_the_whole_group_stops_the_folds_on_several_devices_by_their_parent(spread):
+    options, stopped = spread
+    with begun("spread.py", stderr=subprocess.PIPE, text=True, **options) as parent:
         os.killpg(parent.pid, signal.SIGINT)
         printed = parent.communicate(timeout=SECONDS)[1]
         assert "Interrupted: stopped by SIGINT" in printed
         assert "KeyboardInterrupt" not in printed
         assert [file.read_text() for file in stopped] == ["SIGTERM", "SIGTERM"]
-    finally:
-        for process in session_of(parent.pid):
-            os.kill(process, signal.SIGKILL)
-        parent.wait(SECONDS)
