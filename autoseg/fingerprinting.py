@@ -25,7 +25,7 @@ from autoseg.plans import ChannelIntensities, Frozen, parse
 from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.crop import Cropped
 from autoseg.preprocessing.decoded import DecodedCache, read_cropped
-from autoseg.preprocessing.raw_checksums import FileState, RawChecksums
+from autoseg.preprocessing.raw_checksums import RawChecksums, Taken
 from autoseg.preprocessing.value_sketch import ValueSketch, pool
 from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash, read_json, write_json
@@ -94,7 +94,7 @@ def fingerprint(
     if not cases:
         raise UserError("the data set has no training cases", where=dataset.folder, mend="add images and labels")
     path = workspace.preprocessed_folder(dataset.name) / FINGERPRINT_FILE
-    checksums = RawChecksums.of(workspace, dataset)
+    checksums = RawChecksums.of(workspace, dataset, restart=restart)
     if path.is_file() and not restart:
         known = _known(path)
         if known is not None and not known.failed:
@@ -137,13 +137,16 @@ def _measured(
     )
     facts: dict[str, _Facts] = {}
     failures: list[CaseError] = []
-    for result in results:
-        if result.error:
-            failures.append(result.error)
-        else:
-            facts[result.case] = result.value
-    for one in facts.values():
-        context.checksums.note(one.files)
+    try:
+        for result in results:
+            if result.error:
+                failures.append(result.error)
+            else:
+                facts[result.case] = result.value
+                context.checksums.note(result.value.files)
+    except BaseException:  # what was read need not be read again, as its decoded copies
+        context.checksums.write()
+        raise
     if facts:
         found = _pooled(dataset, {case.id: facts[case.id] for case in cases if case.id in facts})
         found = found.model_copy(update={"failed": tuple(sorted(failure.case for failure in failures))})
@@ -167,7 +170,7 @@ class _Facts:
     """What one case contributes."""
 
     identity: str
-    files: dict[str, FileState]
+    files: Taken
     spacing: tuple[float, float, float]
     shape: tuple[int, int, int]
     relative_size: float
@@ -188,7 +191,7 @@ def _examine(context: _Context, case: Case) -> _Facts:
     return _facts(cropped, context.labels, identity, files)
 
 
-def _facts(cropped: Cropped, labels: Labels, identity: str, files: dict[str, FileState]) -> _Facts:
+def _facts(cropped: Cropped, labels: Labels, identity: str, files: Taken) -> _Facts:
     shape = cropped.image.shape[1:]
     values = len(labels.foreground_values) + 1 + bool(labels.ignore)
     counts = np.bincount(cropped.label.ravel().astype(np.int64) + 1, minlength=values + 1)

@@ -135,8 +135,9 @@ def load_sizing(reference: str, workspace: Path | None = None) -> Any:
     if entry.sizing:
         from autoseg.network_sizing import NetworkSizing
 
+        sizing = named_sizing(entry)
         if not entry.sets & {name for name in vars(NetworkSizing) if not name.startswith("_")}:
-            return named_sizing(entry)
+            return sizing
     return _load("architecture", entry)
 
 

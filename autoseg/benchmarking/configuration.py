@@ -12,7 +12,7 @@ from autoseg.benchmarking.question import Question
 from autoseg.errors import UserError
 from autoseg.fingerprinting import FINGERPRINT_FILE
 from autoseg.plans import Plans
-from autoseg.raw import Dataset, read_geometry
+from autoseg.raw import Dataset, read_geometry, told
 from autoseg.storage import read_json
 from autoseg.workspace import Workspace
 
@@ -65,7 +65,7 @@ def _planned(question: Question, dataset: Dataset, workspace: Workspace) -> str:
     if not file.is_file():
         raise UserError(
             f"there are no plans {question.plans!r} for {dataset.name}", where=file,
-            mend="run: autoseg plan-and-preprocess, or leave --plans out",
+            mend=f"run: {told('plan-and-preprocess', dataset, workspace)}, or leave --plans out",
         )  # fmt: skip
     known = Plans.read(file).configurations
     name = question.configuration or next((one for one in USUAL if one in known), next(iter(known)))

@@ -249,6 +249,8 @@ def _measure(
             and "error" not in kept
             and about[key] == {name: kept.get(name, about[key][name]) for name in about[key]}
         ):
+            if kept != {**kept, **about[key]}:  # of a version that did not look at all of it
+                record.put("costs", key, {**kept, **about[key]})
             continue
         file = write_recipe(entry, steps, shared, record.folder / RECIPES / field.name / f"{entry.key}.probe.toml")
         tasks.append(Task(key, "measure", request_of(question, field, entry, plan, file, field.folds[0], means)))

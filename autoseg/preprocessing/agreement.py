@@ -44,7 +44,7 @@ def check_agreement(
     changed = [record.id for record in records if record.input_hash != hashes.get(record.id, record.input_hash)]
     if changed:
         log.warning(
-            "%d of %d case(s), such as %s, were preprocessed from files that have changed since, or by other settings "
-            "than the plans have now. To mend it, %s",
+            "%d of %d case(s), such as %s, were preprocessed from files that have changed since, by other settings "
+            "than the plans have now, or by an earlier version. To mend it, %s",
             len(changed), len(records), changed[0], mend,
         )  # fmt: skip

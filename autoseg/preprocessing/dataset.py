@@ -19,7 +19,7 @@ from autoseg.preprocessing.alone import alone_in
 from autoseg.preprocessing.case import preprocess_cropped
 from autoseg.preprocessing.decoded import DecodedCache, read_cropped
 from autoseg.preprocessing.locations import class_locations
-from autoseg.preprocessing.raw_checksums import FileState, RawChecksums
+from autoseg.preprocessing.raw_checksums import RawChecksums, Taken
 from autoseg.raw import Case, Dataset, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.store import CaseStore
@@ -89,7 +89,7 @@ def _fill(
     for store in stores:
         store.drop_unreadable()
     cases = (*dataset.cases, *dataset.unlabelled)
-    checksums = RawChecksums.of(workspace, dataset)
+    checksums = RawChecksums.of(workspace, dataset, restart=restart)
     tasks = _tasks(cases, checksums, plans, stores, chosen, restart)
     cache = DecodedCache.of(workspace, dataset.name)
     if tasks:
@@ -107,12 +107,15 @@ def _fill(
         size_of=lambda task: file_bytes((*task.case.images, task.case.label)),
     )
     failures = []
-    for result in results:
-        if result.error:
-            failures.append(result.error)
-        else:
-            checksums.note(result.value)
-    checksums.write()
+    try:
+        for result in results:
+            if result.error:
+                failures.append(result.error)
+            else:
+                checksums.note(result.value)
+        checksums.forget_others(cases)
+    finally:
+        checksums.write()
     wanted = {case.id for case in cases}
     for store in (CaseStore(folder) for folder in folders):
         if not store.sealed or set(store.cases) - wanted:
@@ -135,7 +138,7 @@ def _tasks(
 ) -> list[_Task]:
     """Return what is to be done; nothing for cases that the stores have, undamaged, from the same content."""
     stored = set() if restart else {case for store in stores for case in store.cases}
-    identities = checksums.identities(case for case in cases if case.id in stored)  # of others by who reads them
+    identities = checksums.identities(case for case in cases if case.id in stored)  # other cases' by the worker
 
     def missing(case: Case) -> _Task:
         """Return a case with the stores that lack it."""
@@ -156,8 +159,8 @@ def input_hash(identity: str, case: Case, plans: Plans, configuration: Configura
     return content_hash(identity, case.annotated, store_key(configuration, plans))
 
 
-def _process(context: _Context, task: _Task) -> dict[str, FileState]:
-    """Preprocess one case for its targets, in a worker; returns the state of its files."""
+def _process(context: _Context, task: _Task) -> Taken:
+    """Preprocess one case for its targets, in a worker; returns the states of its files."""
     taken = context.checksums.take(task.case)
     identity = context.checksums.identity(task.case, taken)
     cropped = DecodedCache(context.cache).read(task.case.id, identity)

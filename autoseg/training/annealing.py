@@ -21,8 +21,9 @@ def annealed(shape: Annealing, progress: float, *, power: float, final: float) -
     if shape == "polynomial":
         fallen = (1.0 - progress) ** power
     else:
-        halves = {"cosine": progress, "cosine_waves": 2 * WAVES * progress, "cosine_restarts": _in_cycle(progress)}
-        fallen = 0.5 + 0.5 * math.cos(math.pi * halves[shape])
+        halves = _in_cycle(progress) if shape == "cosine_restarts" else progress
+        halves *= 2 * WAVES if shape == "cosine_waves" else 1.0
+        fallen = 0.5 + 0.5 * math.cos(math.pi * halves)
     return final + (1.0 - final) * fallen
 
 

@@ -32,12 +32,17 @@ class RunContext:
     folder: Path
     device: torch.device
     seed: int = 0
-    workspace_root: Path | None = None  # where loose plug-ins are looked for
+    workspace: Workspace | None = None
     previous_stage: str | None = None  # name of the stored label maps of the previous stage, for a cascade
     rank: int = 0  # this process among `processes`
     processes: int = 1
     pretrained: bool = False  # the run starts from given weights
     left_out_cases: tuple[str, ...] = ()  # of the fold, which are not in the store
+
+    @property
+    def workspace_root(self) -> Path | None:
+        """Return the folder where loose plug-ins are looked for."""
+        return None if self.workspace is None else self.workspace.root
 
     def case(self, case_id: str) -> Case:
         """Return the raw case of an id."""
@@ -45,9 +50,7 @@ class RunContext:
 
     def told(self, command: str, *more: object) -> str:
         """Return a command on the data set as a user can type it, with `more` arguments."""
-        place = Workspace.open(self.workspace_root)
-        here = place.results in self.folder.parents  # else the folders of the workspace are where variables say
-        return told(command, self.dataset, place if here else Workspace.open(), *more)
+        return told(command, self.dataset, self.workspace or Workspace.open(), *more)
 
 
 def tell_left_out(contexts: Sequence[RunContext]) -> None:

@@ -100,7 +100,7 @@ def _workspace(folder: Path, record: Mapping[str, Any]) -> list[str]:
     root, place = Path(record["workspace"]), folder.absolute()
     if len(place.parents) > 3 and place.parents[2].name == "results" and not _lies_in(root, place):
         root = place.parents[3]
-    return workspace_option(root)
+    return workspace_option(Workspace.open(root))
 
 
 def _lies_in(root: Path, place: Path) -> bool:

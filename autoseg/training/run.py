@@ -158,7 +158,8 @@ def _train(
         if trainer.needs_labels:
             planned = plan_validation(trainer, fabric.device, options.seconds)
             observed = min(observed, planned.observable(LARGEST_OBSERVATION * options.seconds))
-            _tell(planned, observed, options.seconds, log)
+            planning = trainer.context.told("plan-and-preprocess", "--time-budget", "TIME")
+            _tell(planned, observed, options.seconds, log, planning)
         budget = _budget(state.progress, options.seconds, (time.monotonic() - started) + planned.seconds)
     _record(context, validation_step_size=planned.step_size)
     observer = None
@@ -209,8 +210,8 @@ def _budget(progress: Progress, seconds: float, spent: float) -> float:
     return progress.budget
 
 
-def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog) -> None:
-    """Say what the time budget does to validation."""
+def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog, planning: str) -> None:
+    """Say what the time budget does to validation; `planning`: the command for less."""
     if planned.step_size > STEP_SIZES[0]:
         log.note(f"whole-case validation takes tiles {planned.step_size:g} of a patch apart, to keep the time budget")
     if observed == 0:
@@ -218,7 +219,7 @@ def _tell(planned: ValidationPlan, observed: int, seconds: float, log: RunLog) -
     if planned.seconds > 0.7 * seconds:
         log.note(
             f"validating whole cases alone takes about {planned.seconds:.0f} s of the {seconds:.0f} s for this fold: "
-            "the budget will not be kept; give more time, or plan for less: autoseg plan-and-preprocess --time-budget"
+            f"the budget will not be kept; give more time, or plan for less: {planning}"
         )
 
 

@@ -131,12 +131,12 @@ class _Training:
         self.trainer_class: type[Trainer] = plugins.load("trainer", trainer, self.workspace.root)
         self.devices = [choose_device(each) for each in device.split(",")]
         self.device = self.devices[0]
-        self.recipe = AskedSettings(
+        self.asked = AskedSettings(
             self.trainer_class, self.configuration, settings or {}, recipe,
             root=self.workspace.root, device=self.device,
         )  # fmt: skip
-        self.settings = self.recipe.untimed
-        check_patches(self.configuration, self.recipe.batch_size, self.device, plans_name=plans_name, **named)
+        self.settings = self.asked.untimed
+        check_patches(self.configuration, self.asked.batch_size, self.device, plans_name=plans_name, **named)
         self.processes, self.deterministic, self.restart = processes, deterministic, restart
         self.name = None if name is None else checked_name(name)
         check_repeatable(deterministic=deterministic, seconds=training_seconds if time_budget is None else time_budget)
@@ -220,7 +220,7 @@ class _Training:
         self, context: RunContext, seconds: float | None, kept: Path | None
     ) -> tuple[dict[str, Setting], dict[str, Any]]:
         """Return the settings and the identity of the run asked for, where the folder `kept` may hold that run."""
-        settings = self.recipe.of_run(seconds, kept)
+        settings = self.asked.of_run(seconds, kept)
         trainer = self.trainer_class(context, settings)
         return settings, identity(trainer, self.found.reference, self.pretrained, kept=kept)
 
@@ -241,19 +241,11 @@ class _Training:
     def _open_store(self) -> CaseStore:
         folder = self.workspace.store_folder(self.dataset.name, self.configuration.data_identifier)
         if not folder.is_dir():
+            words = ("--plans-name", self.plans.plans_name, "-c", self.configuration.name)
             raise UserError(
                 f"{self.dataset.name} is not preprocessed for {self.configuration.name}",
                 where=folder,
-                mend="run: "
-                + told(
-                    "plan-and-preprocess",
-                    self.dataset,
-                    self.workspace,
-                    "--plans-name",
-                    self.plans.plans_name,
-                    "-c",
-                    self.configuration.name,
-                ),
+                mend="run: " + told("plan-and-preprocess", self.dataset, self.workspace, "--keep-plans", *words),
             )
         store = CaseStore(folder)
         check_agreement(store, self.dataset, self.plans, self.configuration, self.workspace)
@@ -280,7 +272,7 @@ class _Training:
             dataset=self.dataset, plans=self.plans, configuration=self.configuration, store=store,
             training_cases=training, validation_cases=tuple(case for case in split["val"] if case in stored),
             unlabelled_cases=unlabelled, fold=fold, folder=folder, device=self.device, seed=self.seed,
-            workspace_root=self.workspace.root, previous_stage=previous, processes=self.processes,
+            workspace=self.workspace, previous_stage=previous, processes=self.processes,
             pretrained=self.pretrained is not None, left_out_cases=tuple(sorted(set(left_out))),
         )  # fmt: skip
 

@@ -212,6 +212,7 @@ def test_runs_of_a_version_that_did_not_look_at_code_and_cases_are_kept(campaign
     players.told.clear()
     campaign("plain_unet")
     assert players.told == []
+    assert all({"code", "recipe"} <= costs.keys() for costs in campaign.record()["costs"].values())
 
 
 def earlier(record, run):

@@ -1,6 +1,7 @@
 """Raw cases are known by content: copies are what they were, and nothing is read that has its size and time."""
 
 import json
+import logging
 import os
 import shutil
 from dataclasses import replace
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoseg import storage
+from autoseg import fingerprinting, storage
 from autoseg.fingerprinting import fingerprint
 from autoseg.preprocessing import preprocess, raw_checksums
 from autoseg.preprocessing.raw_checksums import CHECKSUMS_FILE, UNREADABLE, RawChecksums
@@ -122,13 +123,9 @@ def test_a_damaged_file_of_checksums_is_told_and_made_anew(done, hashed, caplog)
     assert json.loads(file.read_text()) == json.loads(whole)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such rights")
-def test_where_nothing_can_be_written_checksums_are_taken_each_time(raw, tmp_path, monkeypatch, hashed):
-    def full(*_, **__):
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr(raw_checksums, "write_json", full)
+def test_where_checksums_cannot_be_written_they_are_taken_each_time(raw, tmp_path, hashed):
     dataset, place = open_dataset(raw), Workspace.open(tmp_path / "w")
+    (place.preprocessed_folder(NAME) / CHECKSUMS_FILE).mkdir(parents=True)
     for _ in range(2):
         checksums = RawChecksums.of(place, dataset)
         found = checksums.identities(dataset.cases)
@@ -144,7 +141,7 @@ def test_what_cannot_be_read_is_another_case_and_not_kept(raw, tmp_path):
     whole = checksums.identities([case])[case.id]
     content = case.label.read_bytes()
     case.label.unlink()
-    assert checksums.take(case)[f"labelsTr/{case.label.name}"] == UNREADABLE
+    assert checksums.take(case)[-1] == {f"labelsTr/{case.label.name}": UNREADABLE}
     assert checksums.identities([case])[case.id] != whole
     case.label.write_bytes(content)
     assert checksums.identities([case])[case.id] == whole
@@ -163,6 +160,78 @@ def test_every_slice_of_a_series_counts(raw, tmp_path):
         os.utime(series / "2.dcm", ns=(len(identities), len(identities)))
         identities.append(RawChecksums.of(place, dataset).identities([case])["series"])
     assert identities[0] == identities[2] != identities[1]
+
+
+def test_slices_of_one_channel_are_not_those_of_another(raw, tmp_path):
+    dataset, place = open_dataset(raw), Workspace.open(tmp_path / "w")
+    identities = set()
+    for first in (("1.dcm",), ("1.dcm", "2.dcm")):
+        channels = [tmp_path / str(len(first)) / name for name in "AB"]
+        for number in range(1, 4):
+            folder = channels[f"{number}.dcm" not in first]
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"{number}.dcm").write_bytes(bytes([number]))
+        case = Case("series", tuple(channels), None)
+        identities.add(RawChecksums.of(place, dataset).identities([case])["series"])
+    assert len(identities) == 2
+
+
+def test_hidden_files_of_a_series_do_not_count(raw, tmp_path):
+    dataset, place = open_dataset(raw), Workspace.open(tmp_path / "w")
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "1.dcm").write_bytes(b"1")
+    case = Case("series", (tmp_path / "series",), None)
+    before = RawChecksums.of(place, dataset).identities([case])
+    (tmp_path / "series" / ".DS_Store").touch()
+    assert RawChecksums.of(place, dataset).identities([case]) == before
+
+
+def test_restart_reads_all_files_again(done, hashed, make_plans, tmp_path):
+    raw, _, _ = done
+    place, dataset = Workspace.open(tmp_path / "workspace"), open_dataset(raw)
+    fingerprint(dataset, place, workers=1, restart=True)
+    assert len(hashed) == 4
+    hashed.clear()
+    preprocess(dataset, make_plans((1.0, 1.0, 1.0), name="full"), place, ["full"], workers=1, restart=True)
+    assert len(hashed) == 5
+
+
+def test_checksums_survive_an_interruption(raw, tmp_path, hashed, monkeypatch):
+    dataset, place = open_dataset(raw), Workspace.open(tmp_path / "w")
+    facts, stopped = fingerprinting._facts, []
+
+    def stop(*arguments):
+        if len(hashed) == 4 and not stopped:
+            stopped.append(True)
+            raise KeyboardInterrupt
+        return facts(*arguments)
+
+    monkeypatch.setattr(fingerprinting, "_facts", stop)
+    with pytest.raises(KeyboardInterrupt):
+        fingerprint(dataset, place, workers=1)
+    hashed.clear()
+    fingerprint(dataset, place, workers=1)
+    assert len(hashed) == 2  # of the case that was interrupted
+
+
+def test_files_that_left_the_data_set_are_forgotten(done):
+    raw, folder, again = done
+    known = json.loads((folder / CHECKSUMS_FILE).read_text())["files"]
+    gone = next((raw / "imagesUn").iterdir())
+    gone.unlink()
+    again()
+    left = json.loads((folder / CHECKSUMS_FILE).read_text())["files"]
+    assert set(known) - set(left) == {f"imagesUn/{gone.name}"}
+
+
+def test_what_is_read_to_compare_is_told(done, caplog):
+    raw, _, again = done
+    for file in raw.rglob("*.nii.gz"):
+        os.utime(file, ns=(1, 1))
+    with caplog.at_level(logging.INFO):
+        again()
+    said = [record.getMessage() for record in caplog.records]
+    assert [text.split()[1] for text in said if "to see whether their content is" in text] == ["4", "1"]
 
 
 def test_how_files_are_understood_counts(raw, tmp_path):

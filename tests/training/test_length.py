@@ -34,7 +34,7 @@ def resolved(workspace, monkeypatch, *, step=1.0, **options):
     }  # fmt: skip
     training = _Training(**{**defaults, **options})
     context = training._context("0", starting.make_splits(training.dataset), training._open_store(), None)
-    found = training.recipe.of_run(training.time_budget, context.folder)
+    found = training.asked.of_run(training.time_budget, context.folder)
     return {name: (found[name].value, found[name].origin) for name in ("optimizer", "mirror", "learning_rate", "steps")}
 
 
