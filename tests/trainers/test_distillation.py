@@ -198,8 +198,8 @@ def test_a_teacher_that_sees_other_data_is_told_with_the_field(build, tmp_path, 
     model_folder(tmp_path, plain, plans=changed(plain.context.plans, **fields))
     with pytest.raises(UserError, match=told) as error:
         build("distillation", teacher=str(tmp_path))
-    data, workspace = plain.context.dataset.folder.absolute(), plain.context.workspace_root
-    assert f"autoseg train {data} 3d_fullres cv --plans tiny --workspace {workspace}" in error.value.mend
+    # The results of this workspace are elsewhere, which no option names.
+    assert error.value.mend.endswith(f"autoseg train {plain.context.dataset.folder} 3d_fullres cv --plans tiny")
 
 
 def test_statistics_count_where_the_normalisation_takes_them(build):
