@@ -141,6 +141,11 @@ def _log(path: Path) -> Any:
     return [[e["event"], e["step"], e.get("loss")] for e in events if e["event"] in ("step", "end")]
 
 
+def _checksums(path: Path) -> Any:
+    """Return size and checksum of the raw files, whose copies have other times."""
+    return {name: [size, digest] for name, (size, *_, digest) in read_json(path)["files"].items()}
+
+
 def _state(path: Path) -> Any:
     import io
 
@@ -153,7 +158,9 @@ def _state(path: Path) -> Any:
     return content_hash(state["modules"], state["optimizers"], progress)
 
 
-READERS: dict[str, Callable[[Path], Any]] = {"run.json": _record, "log.jsonl": _log, "state.pt": _state}
+READERS: dict[str, Callable[[Path], Any]] = {
+    "run.json": _record, "log.jsonl": _log, "state.pt": _state, "checksums.json": _checksums,
+}  # fmt: skip
 
 
 def make_reference(folder: Path, lines: dict[str, list[str]]) -> dict[str, Any]:

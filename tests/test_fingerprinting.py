@@ -105,7 +105,13 @@ def test_nothing_is_done_twice_unless_something_changed(tmp_path, workspace, mon
     assert reads == ["a", "b"]
     assert fingerprint(dataset, workspace, workers=1) == first
     assert len(reads) == 2
-    dataset.cases[1].images[0].touch()
+    image = dataset.cases[1].images[0]
+    image.touch()
+    assert fingerprint(dataset, workspace, workers=1) == first  # the content counts
+    assert len(reads) == 2
+    content = bytearray(image.read_bytes())
+    content[4:8] = b"time"  # in the header of gzip, which says nothing of the image
+    image.write_bytes(content)
     second = fingerprint(dataset, workspace, workers=1)
     assert reads == ["a", "b", "b"]  # a comes from the cache of decoded cases
     assert second.input_hash != first.input_hash

@@ -12,8 +12,9 @@ from autoseg.workspace import Workspace
 
 def told(command: str, dataset: Dataset, workspace: Workspace, *more: object) -> str:
     """Return a command on a data set as a user can type it: `command`, the data set, `more`, the workspace."""
-    words = ["autoseg", command, data_path(dataset, workspace) or dataset.name, *map(str, more)]
-    return shlex.join([*words, *workspace_option(workspace, results=command != "plan-and-preprocess")])
+    option = workspace_option(workspace, results=command != "plan-and-preprocess")
+    reached = Workspace.open(workspace.root) if option else Workspace.open()
+    return shlex.join(["autoseg", command, data_path(dataset, reached) or dataset.name, *map(str, more), *option])
 
 
 def data_path(dataset: Dataset, workspace: Workspace) -> str | None:

@@ -58,4 +58,9 @@ def test_results_elsewhere_matter_to_commands_that_have_some(raw, tmp_path):
     place = replace(Workspace.open(tmp_path / "ws"), results=tmp_path / "campaign")
     dataset = open_dataset(raw)
     assert told(PLAN, dataset, place) == f"autoseg {PLAN} {raw} --workspace {tmp_path / 'ws'}"
-    assert told("train", dataset, place, "2d", "0") == f"autoseg train {raw} 2d 0"
+    assert told("train", dataset, place, "2d", "0") == f"autoseg train {NAME} 2d 0"  # found by its name all the same
+    elsewhere = replace(place, raw=tmp_path / "raw")
+    (tmp_path / "raw").mkdir()
+    os.symlink(raw.resolve(), elsewhere.raw / NAME)
+    found = open_dataset(elsewhere.raw / NAME)
+    assert told("train", found, elsewhere, "2d", "0") == f"autoseg train {elsewhere.raw / NAME} 2d 0"
