@@ -76,6 +76,7 @@ def _be_command(arguments: list[str], output: int, folder: Path, write: int | st
     code, written, replace = 70, 0, os.replace
 
     def counting(source: Path, target: Path) -> None:
+        """Put a file into its place; kill the command where that is the one to strike at."""
         nonlocal written
         replace(source, target)
         written += 1

@@ -1,6 +1,9 @@
 """Plans with one configuration, for preprocessing only: the network is never built."""
 
+import json
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -64,3 +67,23 @@ def make_plans() -> Callable[..., Plans]:
         )
 
     return make
+
+
+@pytest.fixture
+def few_cases(shared, tmp_path) -> Callable[[int], Path]:
+    """Return a function that copies so many labelled hippocampi, and one without a label map, into a raw folder."""
+
+    def copy(count: int) -> Path:
+        name = "Dataset004_Hippocampus"
+        source, target = shared / "data" / name, tmp_path / name
+        for folder in ("imagesTr", "labelsTr", "imagesUn"):
+            (target / folder).mkdir(parents=True)
+        for label in sorted((source / "labelsTr").iterdir())[:count]:
+            shutil.copy(label, target / "labelsTr")
+            shutil.copy(source / "imagesTr" / label.name.replace(".nii", "_0000.nii"), target / "imagesTr")
+        shutil.copy(next((source / "imagesUn").glob("*.nii.gz")), target / "imagesUn")
+        description = json.loads((source / "dataset.json").read_text()) | {"numTraining": count}
+        (target / "dataset.json").write_text(json.dumps(description))
+        return target
+
+    return copy

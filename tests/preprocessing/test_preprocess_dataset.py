@@ -23,19 +23,9 @@ NAME = "Dataset004_Hippocampus"
 
 
 @pytest.fixture
-def raw(shared, tmp_path) -> Path:
+def raw(few_cases) -> Path:
     """Three labelled cases and one without a label map."""
-    source, target = shared / "data" / NAME, tmp_path / NAME
-    for folder in ("imagesTr", "labelsTr", "imagesUn"):
-        (target / folder).mkdir(parents=True)
-    labels = sorted((source / "labelsTr").iterdir())[:3]
-    for label in labels:
-        shutil.copy(label, target / "labelsTr")
-        shutil.copy(source / "imagesTr" / label.name.replace(".nii", "_0000.nii"), target / "imagesTr")
-    shutil.copy(next((source / "imagesUn").glob("*.nii.gz")), target / "imagesUn")
-    description = json.loads((source / "dataset.json").read_text()) | {"numTraining": 3}
-    (target / "dataset.json").write_text(json.dumps(description))
-    return target
+    return few_cases(3)
 
 
 @pytest.fixture

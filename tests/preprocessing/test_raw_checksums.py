@@ -20,18 +20,9 @@ NAME = "Dataset004_Hippocampus"
 
 
 @pytest.fixture
-def raw(shared, tmp_path) -> Path:
+def raw(few_cases) -> Path:
     """Two labelled cases and one without a label map."""
-    source, target = shared / "data" / NAME, tmp_path / NAME
-    for folder in ("imagesTr", "labelsTr", "imagesUn"):
-        (target / folder).mkdir(parents=True)
-    for label in sorted((source / "labelsTr").iterdir())[:2]:
-        shutil.copy(label, target / "labelsTr")
-        shutil.copy(source / "imagesTr" / label.name.replace(".nii", "_0000.nii"), target / "imagesTr")
-    shutil.copy(next((source / "imagesUn").glob("*.nii.gz")), target / "imagesUn")
-    description = json.loads((source / "dataset.json").read_text()) | {"numTraining": 2}
-    (target / "dataset.json").write_text(json.dumps(description))
-    return target
+    return few_cases(2)
 
 
 @pytest.fixture
