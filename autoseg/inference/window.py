@@ -76,22 +76,21 @@ def sliding_window(
     is segmented by itself. `mirror_axes` count the axes of the patch. `tile_batch` is the number of patches in one call
     (tiles x mirrors), None chooses by the device; it changes the speed, not the result. `activation` adds the mean of
     the activated outputs. When the GPU is full the batch is halved, then the sums move to the main memory, and work
-    goes on from the same tile. What overflows in the reduced precision of "auto" is computed again in float32.
+    goes on from the same tile. What overflows in a reduced precision is computed again in float32, with a warning.
 
     Raises: UserError when a single patch does not fit or the output is not finite.
     """
     if not 0 < step_size <= 1:
         raise UserError(f"step_size must be above 0 and at most 1, got {step_size}")
     chosen = choose_device(device)
-    formats = [choose_precision(precision, chosen)]
-    if precision == "auto" and formats[0] != "fp32":
-        formats.append("fp32")
-    for name in formats:
+    reduced = choose_precision(precision, chosen)
+    for name in dict.fromkeys((reduced, "fp32")):
         run = _Run(networks, patch_size, mirror_axes, chosen, FORMATS[name], num_outputs, activation, tile_batch)
         mean = run(image, step_size)
         if bool(torch.isfinite(mean.logits.sum(dtype=torch.float32))) or bool(torch.isfinite(mean.logits).all()):
             return mean
-        log.warning("the network's output is not finite in %s", name)
+        if name != "fp32":
+            log.warning("the network's output is not finite in %s: computed again in fp32", name)
     raise UserError(
         "the network's output is not finite", mend="look for NaN or huge values in the image, or train the model again"
     )

@@ -31,7 +31,7 @@ class Progress:
     elapsed: float = 0.0
     worked: float = 0.0  # the same in seconds of `training.clock.work_clock`
     ema_dice: float | None = None
-    blind_validations: int = 0  # consecutive validations in which nothing but background was predicted
+    blind_validations: int = 0  # consecutive validations that found no foreground
     finished: bool = False
     last_validation: float = 0.0  # progress at the last validation
     budget: float | None = None  # training seconds of the whole run, where a time budget decides

@@ -46,10 +46,11 @@ def check_finite(loss: float | None, step: int, learning_rate: float, precision:
 
 
 def check_not_blind(blind_validations: int, progress: float) -> None:
-    """Raise TrainingFailed when late validations, one after the other, predicted nothing but background."""
+    """Raise TrainingFailed when late validations, one after the other, predicted no foreground."""
     if blind_validations >= 3 and progress >= 0.6:
         raise TrainingFailed(
-            f"the last {blind_validations} validations predicted nothing but background at {progress:.0%} of the run.\n"
+            f"the last {blind_validations} validations found no foreground at {progress:.0%} of the run: nothing but "
+            "background was predicted, or output that is not finite.\n"
             "To mend it: more steps or time, --set foreground_fraction=0.66, --set optimizer=adamw "
             "--set learning_rate=0.001; or --set stop_on_collapse=false to go on regardless."
         )

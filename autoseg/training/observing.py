@@ -13,7 +13,8 @@ from autoseg.inference import predict_preprocessed
 from autoseg.labels import Labels
 from autoseg.training.checkpoint import Progress, unwrapped
 from autoseg.training.clock import Clock
-from autoseg.training.divergence import told_as_divergence
+from autoseg.training.divergence import NOT_FINITE, told_as_divergence
+from autoseg.training.health import TrainingFailed
 from autoseg.training.log import RunLog
 from autoseg.training.trainer import Trainer
 from autoseg.watching import watched
@@ -42,14 +43,22 @@ class Observer:
         return bool(self.cases) and enough
 
     def observe(self, state: Progress, clock: Clock, log: RunLog) -> None:
-        """Predict the cases, log their Dice, update the moving average 0.9 old + 0.1 new."""
+        """Predict the cases, log their Dice, update the moving average 0.9 old + 0.1 new.
+
+        Output that is not finite is told and has no Dice: a batch norm's running statistics may lag behind weights that
+        learn. What is still so after the last step fails in the validation.
+        """
         started = time.monotonic()
         scores: dict[str, dict[str, float | None]] = {}
         foreground = 0
         for case in self.cases:
-            with watched(f"observed case {case}"):
-                scores[case], predicted = self._score(case, state.step)
-            foreground += predicted
+            try:
+                with watched(f"observed case {case}"):
+                    scores[case], predicted = self._score(case, state.step)
+                foreground += predicted
+            except TrainingFailed:
+                scores[case] = {}
+        self._tell_not_finite([case for case, found in scores.items() if not found], state.step, log)
         values = np.array([v for score in scores.values() for v in score.values() if v is not None], dtype=float)
         mean = mean_of_defined(values) if values.size else None
         if mean is not None:
@@ -63,13 +72,21 @@ class Observer:
             mean_dice=mean, ema_dice=state.ema_dice, seconds=round(self._seconds, 3),
         )  # fmt: skip
 
+    def _tell_not_finite(self, cases: list[str], step: int, log: RunLog) -> None:
+        if cases:
+            log.note(
+                f"fold {self.trainer.context.fold}: {NOT_FINITE} for {len(cases)} of {len(self.cases)} observed cases "
+                f"after step {step} ({', '.join(cases)}), while the loss is. Training goes on; where its validation "
+                "fails likewise, train anew with a lower --set learning_rate and --restart."
+            )
+
     def _score(self, case: str, step: int) -> tuple[dict[str, float | None], int]:
         context, labels = self.trainer.context, self.trainer.labels
         stored = context.store.read(case)
         previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
         network = unwrapped(self.trainer.inference_module())
         image = torch.from_numpy(stored.image())
-        with told_as_divergence(self.trainer, case, image, step):
+        with told_as_divergence(self.trainer, f"case {case}", image, step):
             logits = predict_preprocessed(
                 [network], image, context.configuration, device=self.device,
                 step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,

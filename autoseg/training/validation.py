@@ -112,7 +112,7 @@ def _label_map(
     stored = context.store.read(case)
     previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
     image = torch.from_numpy(stored.image())
-    with told_as_divergence(trainer, case, image, step):
+    with told_as_divergence(trainer, f"case {case}", image, step):
         logits = predict_preprocessed(
             [network], image, context.configuration, mirror_axes=trainer.mirror_axes(),
             device=device, step_size=step_size, precision=trainer.precision, previous_label=previous,

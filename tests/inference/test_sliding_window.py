@@ -208,15 +208,18 @@ def test_not_a_number_is_told_not_segmented():
         sliding_window_logits(lambda x: x * torch.nan, image(1, 4, 4, 4), (4, 4, 4), num_outputs=1)
 
 
-def test_what_overflows_in_reduced_precision_is_computed_again(monkeypatch):
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_what_overflows_in_reduced_precision_is_computed_again(precision, monkeypatch, caplog):
+    """Also where the precision was named, as plans with a time budget do."""
     monkeypatch.setattr("autoseg.inference.window.choose_precision", lambda precision, device: "bf16")
 
     def overflowing(x):
         return x / (0.0 if torch.is_autocast_enabled("cpu") else 1.0)
 
     values = image(1, 4, 4, 4)
-    logits = sliding_window_logits(overflowing, values, (4, 4, 4), num_outputs=1)
+    logits = sliding_window_logits(overflowing, values, (4, 4, 4), num_outputs=1, precision=precision)
     torch.testing.assert_close(logits, values)
+    assert caplog.messages == ["the network's output is not finite in bf16: computed again in fp32"]
 
 
 def test_bf16_is_close_to_fp32():

@@ -15,7 +15,7 @@ from autoseg import Trainer
 from autoseg.errors import Interrupted, UserError
 from autoseg.storage import read_json
 from autoseg.store.stored_case import StoredCase
-from autoseg.training import TrainingFailed, loop, train
+from autoseg.training import TrainingFailed, loop, observing, train
 from autoseg.training.checkpoint import load_weights
 from autoseg.training.log import read_events, write_run
 
@@ -104,13 +104,10 @@ def test_a_loss_that_is_no_number_stops_with_a_diagnosis(scratch, tmp_path):
         run(scratch, trainer=str(plugin))
 
 
-@pytest.mark.parametrize(
-    "options", [{"steps": "5"}, {"steps": "1", "observed_cases": "0"}], ids=["observed", "validated"]
-)
-def test_a_network_broken_by_its_last_step_is_told_as_divergence(scratch, options):
+def test_a_network_broken_by_its_last_step_is_told_as_divergence(scratch):
     """The loss before the step was finite; no image is to blame."""
     with pytest.raises(TrainingFailed) as told:
-        run(scratch, settings={"learning_rate": "1e30", **options})
+        run(scratch, settings={"learning_rate": "1e30", "steps": "1", "observed_cases": "0"})
     said = str(told.value)
     assert said.startswith("fold 0 diverged: the network's output is not finite for case hippocampus_")
     assert "after step 1 (learning rate 1e+30, precision auto)" in said
@@ -120,6 +117,58 @@ def test_a_network_broken_by_its_last_step_is_told_as_divergence(scratch, option
     assert read_json(folder / "run.json")["status"] == "failed"
     run(scratch, settings={"steps": "1"}, restart=True)  # the mend
     assert read_json(folder / "run.json")["status"] == "finished"
+
+
+def test_a_network_broken_before_its_last_step_is_told_by_its_loss(scratch):
+    with pytest.raises(TrainingFailed, match=r"the loss became (nan|inf)(.|\n)*lower --set learning_rate"):
+        run(scratch, settings={"learning_rate": "1e30", "steps": "5"})
+
+
+@pytest.fixture
+def observed_often(monkeypatch):
+    monkeypatch.setattr(observing, "LARGEST_SHARE", 1e9)
+
+
+def broken_in_evaluation(tmp_path, until):
+    """Return a trainer whose network, as it is when it predicts, overflows until a step."""
+    plugin = tmp_path / "lagging.py"
+    plugin.write_text(
+        "from torch import nn\n"
+        "from autoseg import Trainer, register\n"
+        "class Overflowing(nn.Module):\n"
+        "    def __init__(self, network):\n"
+        "        super().__init__()\n"
+        "        self.network = network\n"
+        "    def forward(self, x):\n"
+        "        return self.network(x) / 0.0\n"
+        '@register.trainer("lagging")\n'
+        "class Lagging(Trainer):\n"
+        "    def inference_module(self):\n"
+        "        network = super().inference_module()\n"
+        f"        return Overflowing(network) if self.step < {until} else network\n"
+    )
+    return str(plugin)
+
+
+@pytest.mark.usefixtures("observed_often")
+def test_observed_output_that_is_not_finite_is_told_and_training_goes_on(scratch, tmp_path):
+    (folder,) = run(scratch, trainer=broken_in_evaluation(tmp_path, 6), settings={"observed_cases": "2"})
+    assert read_json(folder / "run.json")["status"] == "finished"
+    events = read_events(folder / "log.jsonl")
+    seen = {event["step"]: event for event in events if event["event"] == "validation"}
+    early, late = seen[min(seen)], seen[max(seen)]
+    assert (early["step"], early["mean_dice"], early["ema_dice"]) == (1, None, None)
+    assert list(early["case_dice"].values()) == [{}, {}]
+    assert late["step"] > 6
+    assert late["mean_dice"] is not None
+    notes = [event["text"] for event in events if event["event"] == "note"]
+    assert any("the network's output is not finite for 2 of 2 observed cases after step 1 " in note for note in notes)
+
+
+@pytest.mark.usefixtures("observed_often")
+def test_output_that_never_is_finite_stops_late(scratch, tmp_path):
+    with pytest.raises(TrainingFailed, match=r"validations found no foreground at [6-9].%.*not finite"):
+        run(scratch, trainer=broken_in_evaluation(tmp_path, 99))
 
 
 def test_values_of_an_image_that_are_not_finite_are_no_divergence(scratch, monkeypatch):
