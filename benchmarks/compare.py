@@ -1,13 +1,14 @@
 """autoseg and nnunetv2 2.8.1 side by side: wall time, processor time and peak memory of every stage, and the ratios.
 
     python benchmarks/compare.py --nnunet-python PATH [--stage NAME ...] [--data NAME ...] [--json FILE]
-        [--pairs 3] [--threads N] [--work FOLDER] [--quick]
+        [--pairs 3] [--threads N] [--work FOLDER] [--seeds 0 1 2] [--minutes 20] [--quick]
 
-Stages: evaluate, start, batches, step, predict, preprocess, export; and scaling. Every run is a fresh process: a
-warm-up of each side, then A B A B ... on the same data with the same number of cores (this process and its children are
-bound to so many). A ratio is printed when both sides came to the same result; where they do not do the same work, the
-line below says so. Memory is that of all processes of a side together, sampled, what they share counted once; "largest"
-is the peak of its largest process. nnunetv2 has a Python of its own: --nnunet-python, or AUTOSEG_TEST_NNUNET_PYTHON.
+Stages: evaluate, start, batches, step, predict, preprocess, export; and scaling, equal_time. Every run is a fresh
+process: a warm-up of each side, then A B A B ... on the same data with the same number of cores (this process and its
+children are bound to so many). A ratio is printed when both sides came to the same result; where they do not do the
+same work, the line below says so. Memory is that of all processes of a side together, sampled, what they share counted
+once; "largest" is the peak of its largest process. nnunetv2 has a Python of its own: --nnunet-python, or
+AUTOSEG_TEST_NNUNET_PYTHON.
 `--quick` takes less data, to see that everything runs; its figures mean nothing.
 """
 
@@ -26,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sides import figures, measuring, scaling, stages
+from sides import equal_time, figures, measuring, scaling, stages
 from sides.place import Job, Place, Work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -103,14 +104,20 @@ def _lines(path: str) -> list[str]:
 def main() -> None:
     """Measure what was asked for and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--stage", nargs="+", choices=[*stages.STAGES, "scaling"], default=[*stages.STAGES])
-    parser.add_argument("--data", nargs="+", help="only these, such as hippocampus or ct")
+    parser.add_argument(
+        "--stage", nargs="+", choices=[*stages.STAGES, "scaling", "equal_time"], default=[*stages.STAGES]
+    )
+    parser.add_argument(
+        "--data", nargs="+", help="only these, such as hippocampus or ct; of equal_time: auto, nnunet, same_plan"
+    )
     parser.add_argument("--json", type=Path)
     parser.add_argument("--nnunet-python", default=os.environ.get("AUTOSEG_TEST_NNUNET_PYTHON"))
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--threads", type=int, help="cores that both sides get; default: all")
     parser.add_argument("--shared", type=Path, default=ROOT.parent / "shared", help="folder with data/ and models/")
     parser.add_argument("--work", type=Path, help="keep what is prepared in this folder; default: a temporary one")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of equal_time")
+    parser.add_argument("--minutes", type=float, default=20.0, help="of equal_time, for each side and seed")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child under way is ended, too
@@ -126,6 +133,9 @@ def main() -> None:
         for stage in options.stage:
             if stage == "scaling":
                 report["scaling"] = scaling.run(place, options.data)
+                continue
+            if stage == "equal_time":
+                report["equal_time"] = equal_time.run(place, options.data, options.seeds, options.minutes)
                 continue
             for data, make in stages.STAGES[stage](place):
                 if options.data and data not in options.data:

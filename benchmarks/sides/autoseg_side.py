@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -23,7 +24,7 @@ def main() -> None:
         import checking
         import material
 
-        functions = {**checking.JOBS, **material.JOBS}
+        functions = {**checking.JOBS, **material.JOBS, "trained": trained}
     print("ANSWER " + json.dumps(functions[job["do"]](job)))
 
 
@@ -124,6 +125,13 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         write_label(Path(job["output"] + ".nii.gz"), labels.to_raw(found), geometry)
 
     return _timed(write, {"least": 1, "seconds": 0})
+
+
+def trained(job: dict[str, Any]) -> dict[str, Any]:
+    """Copy the label maps of the validation of a run; returns how many steps it made."""
+    (run,) = (path.parent for path in Path(job["workspace"]).glob(f"results/*/{job['run']}/fold_*/run.json"))
+    shutil.copytree(run / "validation", job["predicted"])
+    return {"steps": json.loads((run / "run.json").read_text())["steps_done"]}
 
 
 def _run(job: dict[str, Any]) -> Any:

@@ -83,8 +83,20 @@ def check_preprocessed(job: dict[str, Any]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def mean_dice(job: dict[str, Any]) -> dict[str, Any]:
+    """Return the mean over cases of the mean Dice of the labels that the references have, and the Dice of each case."""
+    from autoseg.raw import read_label
+
+    cases = {}
+    for file in sorted(Path(job["predicted"]).glob("*.nii.gz")):
+        found, truth = read_label(file)[0], read_label(Path(job["references"]) / file.name)[0]
+        cases[file.name] = float(np.mean([_dice(found, truth, value) for value in np.unique(truth) if value]))
+    return {"dice": float(np.mean(list(cases.values()))), "cases": cases}
+
+
 def _dice(found: np.ndarray, truth: np.ndarray, value: int) -> float:
     return float(2 * ((found == value) & (truth == value)).sum() / ((found == value).sum() + (truth == value).sum()))
 
 
-JOBS = {"check_labels": check_labels, "check_scores": check_scores, "check_preprocessed": check_preprocessed}
+JOBS = {"check_labels": check_labels, "check_scores": check_scores, "check_preprocessed": check_preprocessed,
+        "mean_dice": mean_dice}  # fmt: skip

@@ -1,16 +1,20 @@
 """What nnunetv2 2.8.1 does in `benchmarks/compare.py`, run by its own Python: python nnunet_side.py JOB.json.
 
 Everything is nnunetv2's own code, called as its commands call it; nothing is replaced but the optimiser of the few
-steps that give a network sensible weights (`train_shortly`).
+steps that give a network sensible weights (`train_shortly`), and the loop over steps of a training that ends by the
+clock (`train`).
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 import time
 from pathlib import Path
+
+STARTED = time.monotonic()
 
 
 def main() -> None:
@@ -20,12 +24,14 @@ def main() -> None:
     for part in ("raw", "preprocessed", "results"):  # read once, when nnunetv2 is imported
         (work / part).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{part}"] = str(work / part)
-    os.environ.update(nnUNet_n_proc_DA="1")  # planning asks for at least one
+    if job["do"] != "train":
+        os.environ.update(nnUNet_n_proc_DA="1")  # planning asks for at least one
+    os.environ.update(nnUNet_def_n_proc=str(job["threads"]))
     import torch
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job.get("seed", 0))
-    functions = {"prepare": prepare, "batches": batches, "step": step, "export": export}
+    functions = {"prepare": prepare, "batches": batches, "step": step, "export": export, "train": train}
     print("ANSWER " + json.dumps(functions[job["do"]](job, work)))
 
 
@@ -143,6 +149,33 @@ def export(job: dict, work: Path) -> dict:
         )
 
     return _timed(write, {"least": 1, "seconds": 0})
+
+
+def train(job: dict, work: Path) -> dict:
+    """Train nnU-Net's own plan until the minutes since the start of this process are over; then validate."""
+    import numpy as np
+    import torch
+    from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+    np.random.seed(job["seed"])  # noqa: NPY002 - nnunetv2 draws from it
+    folder = work / "preprocessed" / job["dataset"]
+    plans, description = (json.loads((folder / name).read_text()) for name in ("nnUNetPlans.json", "dataset.json"))
+    plans["continue_training"] = False
+    trainer = nnUNetTrainer(plans, job["configuration"], job["fold"], description, torch.device("cpu"))
+    trainer.initialize()
+    trainer.on_train_start()
+    trainer.on_train_epoch_start()
+    steps, budget = 0, 60 * job["minutes"]
+    while (progress := (time.monotonic() - STARTED) / budget) < 1:
+        for group in trainer.optimizer.param_groups:
+            group["lr"] = trainer.initial_lr * (1 - progress) ** 0.9
+        trainer.train_step(next(trainer.dataloader_train))
+        steps += 1
+    seconds = time.monotonic() - STARTED
+    trainer.on_train_end()
+    trainer.perform_actual_validation()
+    shutil.copytree(Path(trainer.output_folder) / "validation", job["predicted"])
+    return {"seconds": seconds, "steps": steps}
 
 
 def _trainer(job: dict, plans: dict, work: Path):
