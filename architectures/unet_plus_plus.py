@@ -15,8 +15,9 @@ take most of the memory; the dropped ones have no head and cannot be pruned to.
 
 Published: loss of every head half the cross-entropy plus Dice with smooth 1; an L2 penalty of 1e-4 on the kernels of
 the nodes, which is a weight decay of 2e-4 by Adam; from memory Adam at 3e-4 (their example script: 1e-4). This is the
-recipe, used unless others are given. They name no schedule and stop when the validation no longer improves, for which
-the engine's stands; sigmoids and binary cross-entropy are softmax and cross-entropy here, but for regions.
+recipe, used unless others are given. They name no schedule and stop when the validation no longer improves: as
+published the rate stays what it is and training ends with its steps, by default the engine's schedule stands. Sigmoids
+and binary cross-entropy are softmax and cross-entropy here, but for regions.
 
 Parameters, paper style, one channel, one output, widths 32 to 512, one head: published 9 041 601, here the same; the
 published nnU-Net variant in 2D (widths 32 to 480, five poolings, two outputs): 24 000 032, here the same. Our default
@@ -47,6 +48,7 @@ class UNetPlusPlus(Architecture):
         "optimizer": "adam", "learning_rate": 3e-4, "weight_decay": 2e-4, "own_decay": True,
         "cross_entropy_weight": 0.5, "dice_smooth": 1.0,
     }  # fmt: skip
+    as_published = {"final_rate": 1.0}
 
     def __init__(self, spec: NetworkSpec):
         super().__init__(spec)

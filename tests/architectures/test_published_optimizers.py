@@ -164,6 +164,13 @@ def test_the_rate_of_vm_unet_rises_again_only_as_published():
     assert rates == sorted(rates, reverse=True)
 
 
+def test_the_rate_of_unet_plus_plus_stays_only_as_published():
+    """Its card names none that falls."""
+    parts = (0.0, 0.3, 1.0)
+    assert [a_trainer(as_published("unet_plus_plus")).schedule(part) for part in parts] == [1.0, 1.0, 1.0]
+    assert a_trainer(recipe("unet_plus_plus")).schedule(1.0) == 0.0
+
+
 def test_cycles_of_warm_restarts_by_hand():
     within = {
         parts: annealed("cosine_restarts", parts / 127, power=0.9, final=0.0) for parts in (1.5, 3, 4, 10, 62.999)
