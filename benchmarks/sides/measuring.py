@@ -24,7 +24,7 @@ from typing import Any
 ANSWER = "ANSWER "  # what begins the line of a child's answer
 INTERVAL = 0.05  # seconds between two looks at the memory
 GRACE = 10.0  # seconds that descendants may live on when the command has ended
-RISE = 1.01  # what is dearer to read is read when the plain sum of the resident memory rises by this factor
+SHARE = 0.05  # of the time that may go into what is dearer to read
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -154,21 +154,26 @@ def _group(pid: int) -> int | None:
 
 
 class _Sampler(threading.Thread):
-    """Looks at the memory of a tree of processes until it is stopped; `peak` is what it saw."""
+    """Looks at the memory of a tree of processes until it is stopped; `peak` is what it saw.
+
+    What is resident, summed, counts shared pages several times and so is never below the memory: only where it is above
+    the peak can a new one be. It is no measure itself: forked children let it rise by pages that are there once.
+    """
 
     def __init__(self, pid: int):
         super().__init__(daemon=True)
-        self.pid, self.peak, self._highest, self._ended = pid, 0, 0.0, threading.Event()
+        self.pid, self.peak, self._ended = pid, 0, threading.Event()
 
     def run(self) -> None:
-        """Look, and look closely when more is resident than before."""
-        own = os.getpid()
+        """Look, and look closely where more may be in use than before."""
+        own, rested = os.getpid(), 0.0
         while not self._ended.is_set():
             pids = [pid for pid in descendants(own) if _group(pid) == self.pid]  # orphans are below this one
-            resident = resident_bytes(pids)
-            if resident > RISE * self._highest:
-                self._highest = resident
+            began = time.perf_counter()
+            if began >= rested and resident_bytes(pids) > self.peak:
                 self.peak = max(self.peak, tree_memory(pids))
+                ended = time.perf_counter()
+                rested = ended + (ended - began) / SHARE
             self._ended.wait(INTERVAL)
 
     def stop(self) -> None:

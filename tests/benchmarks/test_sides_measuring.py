@@ -58,6 +58,27 @@ def test_descendants_count():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+def test_pages_that_forked_children_share_hide_no_later_peak():
+    """Eight children share 60 MB, which counts once; later the parent alone takes 150 MB more."""
+    child = (
+        "import os, time\n"
+        "def forked():\n"
+        "    pid = os.fork()\n"
+        "    if not pid:\n"
+        "        time.sleep(0.5)\n"
+        "        os._exit(0)\n"
+        "    return pid\n"
+        "x = bytearray(b'1') * 60_000_000\n"
+        "for pid in [forked() for _ in range(8)]:\n"
+        "    os.waitpid(pid, 0)\n"
+        "y = bytearray(b'1') * 150_000_000\n"
+        "time.sleep(1.0)\n"
+    )
+    usage, _ = run_measured([sys.executable, "-c", child], os.environ, timeout=60)
+    assert 210e6 < usage.tree_bytes < 300e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
 def test_failure_shows_what_was_said():
     with pytest.raises(CommandFailed, match=r"exit code 3(.|\n)*no luck"):
         run_measured([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"], os.environ, timeout=60)
