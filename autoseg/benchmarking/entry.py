@@ -11,6 +11,7 @@ from typing import Any
 
 from autoseg.benchmarking.children import Outcome, Task
 from autoseg.benchmarking.configuration import configuration_of, dims_of, tell_forms
+from autoseg.benchmarking.cores import threads_and_jobs, threads_of_a_run
 from autoseg.benchmarking.estimating import Estimate, estimate
 from autoseg.benchmarking.inputs import folds_compared
 from autoseg.benchmarking.judging import conclude
@@ -32,7 +33,6 @@ from autoseg.benchmarking.tables import scores_file, scores_of, unscored_in_word
 from autoseg.benchmarking.told import tell_new
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.errors import UserError
-from autoseg.machine import available_cores
 from autoseg.raw import Dataset, make_splits, open_dataset, place_of
 from autoseg.storage import content_hash
 from autoseg.workspace import Workspace
@@ -90,10 +90,11 @@ def benchmark(
         folds_compared(question.folds, dataset, make_splits(dataset, workspace=place))
         tell_forms(dataset.name, dims_of(configuration_of(question, dataset, place)), entries)
     with alone(folder):
-        record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+        record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs))
         if restart:
-            record.clear()
-        means = Means(place, record, jobs, record.content["threads"], devices, workers, keep_weights, deterministic)
+            record.clear(threads=threads_of_a_run(jobs))
+        threads, jobs = threads_and_jobs(record, jobs, question.device)
+        means = Means(place, record, jobs, threads, devices, workers, keep_weights, deterministic)
         record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
         for missing, reason in broken.items():
             log.warning("%s is left out: %s", missing, reason)
@@ -121,9 +122,10 @@ def dry_run(
     for missing, reason in broken.items():
         log.warning("%s is left out: %s", missing, reason)
     jobs = jobs or len(question.device.split(","))
-    record = Record.open(folder, name, question.fixed(), threads=max(1, available_cores() // jobs))
+    record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs))
+    threads, jobs = threads_and_jobs(record, jobs, question.device)
     record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
-    more: dict[str, Any] = {"threads": record.content["threads"], "keep_weights": keep_weights}
+    more: dict[str, Any] = {"threads": threads, "jobs": jobs, "keep_weights": keep_weights}
     found = []
     for reference in question.datasets:
         dataset = open_dataset(_lasting(reference, place), place)

@@ -54,6 +54,7 @@ class Estimate:
     rule: str  # where the seconds come from
     methods: tuple[Method, ...] = ()
     threads: int = 1  # of a run, on a CPU
+    jobs: int = 1  # runs at a time
     run_bytes: float | None = None  # weights and optimiser state of the largest run; None: not known before planning
     units: int | None = None  # independent ones among the cases: patients, where they are grouped; None: all are
 
@@ -68,6 +69,7 @@ def estimate(
     workspace: Workspace,
     *,
     threads: int = 1,
+    jobs: int = 1,
     keep_weights: bool = False,
 ) -> Estimate:
     """Return what the runs on one data set will cost; reads only."""
@@ -107,6 +109,7 @@ def estimate(
         rule="; ".join(sorted({method.rule for method in methods})),
         methods=tuple(methods),
         threads=threads,
+        jobs=jobs,
         units=len({groups.get(case, f"case {case}") for case in validated}),
         run_bytes=None if None in known else float(RUN_BYTES * max(known, default=0)),  # type: ignore[type-var]
     )
@@ -178,8 +181,9 @@ def _counted(one: Estimate) -> str:
     return f"{one.cases} cases" if _units(one) == one.cases else f"{_units(one)} groups of {one.cases} cases"
 
 
-def as_dict(estimates: Sequence[Estimate], jobs: int) -> dict[str, Any]:
-    """Return all of it, for JSON: `hours` with so many runs at a time, `run_bytes` on disk while they are trained."""
+def as_dict(estimates: Sequence[Estimate]) -> dict[str, Any]:
+    """Return all of it, for JSON: `hours` with `jobs` runs at a time, `run_bytes` on disk while they are trained."""
+    jobs = max((one.jobs for one in estimates), default=1)
     running = [one.run_bytes for one in estimates]
     return {
         "datasets": [asdict(one) for one in estimates],

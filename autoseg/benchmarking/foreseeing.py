@@ -25,6 +25,7 @@ WANTED_STEPS = 1500  # that the planner leaves in the time it plans for
 UNKNOWN_STEP = 0.3  # seconds, where nothing else is known
 SHARE_OF_PEAK = 0.2  # of a matrix product's speed that networks here reach: 0.03 to 0.6, most between 0.1 and 0.35
 UNCOUNTED = "operations not countable"
+ASSUMED = "assumed"
 EDGE = {"cpu": 512, "cuda": 4096, "mps": 2048}  # of the matrices that the speed is taken from
 
 
@@ -111,7 +112,7 @@ def _unplanned(question: Question, threads: int) -> Foreseen:
         seconds = DEFAULT_BUDGET / MOST_FOLDS
     step = UNKNOWN_STEP if seconds is None else 0.9 * seconds / WANTED_STEPS
     size = "for the memory" if seconds is None else f"for {seconds:.0f} s of training"
-    rule = f"{step:.2g} s per step, planned {size} (--plan-for), until steps are measured"
+    rule = f"{ASSUMED}: {step:.2g} s per step, planned {size} (--plan-for)"
     return Foreseen(int(budget.amount), step * budget.amount, rule)
 
 

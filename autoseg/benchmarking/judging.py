@@ -13,7 +13,7 @@ from autoseg.benchmarking.gathering import gather
 from autoseg.benchmarking.page import write_page
 from autoseg.benchmarking.record import Record
 from autoseg.benchmarking.statistics import case_table, nan_mean
-from autoseg.benchmarking.tables import finished_runs, voxels_per_step, write_tables
+from autoseg.benchmarking.tables import finished_runs, training_seconds, voxels_per_step, write_tables
 from autoseg.benchmarking.verdict import Overall, Verdict, judge
 
 UNEVEN = 1.1  # times as much as another method's, from which on time and data are told to be unequal
@@ -61,9 +61,8 @@ def uneven_time(record: Record, dataset: str, entries: Iterable[str]) -> list[st
     took: dict[str, float] = {}
     for entry in entries:
         costs = record["costs"].get(f"{dataset}/{entry}", {})
-        by_processor = costs.get("clock") == "cpu"
-        name, share = ("train_cpu_seconds", costs["threads"]) if by_processor else ("train_seconds", 1)
-        seconds = [run[name] / share for run in finished_runs(record, dataset, entry) if run.get(name)]
+        runs = finished_runs(record, dataset, entry)
+        seconds = [one for run in runs if (one := training_seconds(costs, run))]
         if seconds:
             took[entry] = statistics.mean(seconds)
     if (ends := _far_apart(took)) is None:

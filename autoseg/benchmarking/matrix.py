@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +16,7 @@ from autoseg.benchmarking.recipes import PRECISION, own_settings, recipe_of
 from autoseg.errors import UserError
 
 USUAL_TRAINER = "supervised"
+log = logging.getLogger(__name__)
 ALL = "all"
 
 
@@ -78,10 +80,23 @@ def competitors(question: Question, root: Path) -> tuple[list[Entry], dict[str, 
     trainers, unusable = find_all("trainer", question.trainers or (USUAL_TRAINER,), root)
     if unusable:
         raise UserError(next(iter(unusable.values())))
+    for trainer in trainers if question.trainers else ():
+        _tell_limits(trainer, architectures)
     named: dict[str, Plugin] = {}
     if not question.trainers and question.kinds != ("common",):
         named = named_trainers(architectures, root)
     return entries_of(question, architectures, trainers, named), broken
+
+
+def _tell_limits(trainer: Plugin, architectures: Sequence[Plugin]) -> None:
+    """Warn of networks that a trainer which was asked for does nothing of its own to."""
+    names = trainer.kind.only_for
+    others = [one.name for one in architectures if names and one.name not in names]
+    if others:
+        log.warning(
+            "trainer %s concerns %s only; it trains %s as %s does", trainer.name, ", ".join(names), ", ".join(others),
+            USUAL_TRAINER,
+        )  # fmt: skip
 
 
 def find_all(kind: plugins.Kind, references: Sequence[str], root: Path) -> tuple[list[Plugin], dict[str, str]]:

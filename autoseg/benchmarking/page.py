@@ -15,7 +15,7 @@ from autoseg.benchmarking.page_tables import (
     recipe_table,
 )
 from autoseg.benchmarking.record import Record
-from autoseg.benchmarking.tables import TABLE_FILE, finished_runs
+from autoseg.benchmarking.tables import TABLE_FILE, finished_runs, seconds_of_a_step
 from autoseg.benchmarking.told import warnings_on
 from autoseg.benchmarking.verdict import Overall, Verdict
 from autoseg.benchmarking.words import stability_sentences, verdict_sentences
@@ -137,7 +137,12 @@ def _dataset_section(
         )
     )
     parts.append(f"<h3>Cost</h3>{cost_table(record, verdict, names)}")
-    parts.append(note("Operations counted: matrix products, convolutions, attention and scans; a multiply-add is two."))
+    parts.append(
+        note(
+            "Operations counted: matrix products, convolutions, attention and scans; a multiply-add is two. Seconds of "
+            "a step: all of training over its steps, on a CPU in processor time over threads."
+        )
+    )
     parts.append(_charts(record, verdict, names))
     if len(verdict.standings) > 1:
         parts.append(f"<h3>All pairs</h3>{matrix(verdict, names)}")
@@ -156,7 +161,7 @@ def _charts(record: Record, verdict: Verdict, names: Mapping[str, str]) -> str:
     kinds = {
         "million weights": lambda run, costs: run["parameters"] / 1e6,
         "seconds of training": lambda run, costs: run.get("train_cpu_seconds") or run["train_seconds"],
-        "milliseconds of a step": lambda run, costs: 1000 * costs.get("seconds", 0),
+        "milliseconds of a step": lambda run, costs: 1000 * (seconds_of_a_step(costs, [run]) or 0),
         "10\u2079 operations of predicting a patch": lambda run, costs: (costs.get("forward_flops") or 0) / 1e9,
         "seconds of predicting a case": lambda run, costs: run.get("inference_cpu_seconds") or run["inference_seconds"],
     }

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoseg.benchmarking.record import RECIPES, Record
-from autoseg.benchmarking.tables import finished_runs, mean_steps, voxels_per_step
+from autoseg.benchmarking.tables import finished_runs, mean_steps, seconds_of_a_step, voxels_per_step
 from autoseg.benchmarking.verdict import Comparison, Standing, Verdict
 from autoseg.reporting.charts import interval_bar
 from autoseg.reporting.markup import DASH, Cell, Raw, chip, label, number, table, text
@@ -75,7 +75,7 @@ def cost_table(record: Record, verdict: Verdict, names: Names) -> str:
                 number(runs[0]["parameters"] / 1e6, 2),
                 number(_scaled(voxels_per_step(record, verdict.dataset, standing.entry), 1e6), 3),
                 number(_scaled(costs.get("forward_flops"), 1e9), 2), number(_scaled(costs.get("step_flops"), 1e9), 1),
-                Cell(f"{mean_steps(runs):,}", mean_steps(runs)), number(costs.get("seconds"), 4),
+                Cell(f"{mean_steps(runs):,}", mean_steps(runs)), number(seconds_of_a_step(costs, runs), 4),
                 _mean(runs, "train_cpu_seconds", 1), _mean(runs, "train_seconds", 1),
                 _mean(runs, "inference_cpu_seconds", 2), _mean(runs, "inference_seconds", 2),
                 number(_scaled(costs.get("peak_bytes"), 2**30), 2), _mean(runs, "peak_bytes", 2, 2**30),

@@ -50,8 +50,9 @@ class Record:
     def __getitem__(self, section: str) -> Any:
         return self.content[section]
 
-    def clear(self) -> None:
-        """Forget all that was done."""
+    def clear(self, *, threads: int) -> None:
+        """Forget all that was done; what is done from now on has so many threads."""
+        self.content["threads"] = threads
         for section in SECTIONS:
             self.content[section] = {}
 

@@ -59,7 +59,7 @@ def run_row(record: Record, run: dict[str, Any]) -> dict[str, Any]:
         **{name: run.get("settings", {}).get(name) for name in ("optimizer", "learning_rate")},
         "cases": run.get("cases"),
         "steps": run.get("steps"),
-        "step_seconds": costs.get("seconds"),
+        "step_seconds": _rounded(seconds_of_a_step(costs, [run] if run.get("status") == "finished" else [])),
         "parameters": run.get("parameters", costs.get("parameters")),
         "step_flops": costs.get("step_flops"),
         "forward_flops": costs.get("forward_flops"),
@@ -98,7 +98,7 @@ def standing_rows(record: Record, verdict: Verdict) -> list[dict[str, Any]]:
                 "first": f"{standing.share_first:.2f}",
                 "steps": mean_steps(runs),
                 "M weights": f"{runs[0]['parameters'] / 1e6:.2f}",
-                "s/step": costs.get("seconds"),
+                "s/step": _rounded(seconds_of_a_step(costs, runs)),
                 "train s": round(statistics.mean(run["train_seconds"] for run in runs)),
                 "s/case": f"{statistics.mean(run['inference_seconds'] for run in runs):.2f}",
                 "GiB": f"{(costs.get('peak_bytes') or 0) / GIB:.2f}",
@@ -131,6 +131,22 @@ def finished_runs(record: Record, dataset: str, entry: str) -> list[dict[str, An
         for run in record["runs"].values()
         if run.get("status") == "finished" and (run["dataset"], run["entry"]) == (dataset, entry)
     ]
+
+
+def training_seconds(costs: Mapping[str, Any], run: Mapping[str, Any]) -> float | None:
+    """Return what the training of a run took: on a CPU processor time over threads, on a GPU time of the clock."""
+    if costs.get("clock") != "cpu":
+        return run.get("train_seconds")
+    took = run.get("train_cpu_seconds")
+    return None if took is None else took / costs["threads"]
+
+
+def seconds_of_a_step(costs: Mapping[str, Any], runs: Sequence[Mapping[str, Any]]) -> float | None:
+    """Return the seconds of a step in finished runs, all of a training counted; before there are any, as timed."""
+    took = [(seconds, run["steps"]) for run in runs if (seconds := training_seconds(costs, run)) and run["steps"]]
+    if not took:
+        return costs.get("seconds")
+    return sum(seconds for seconds, _ in took) / sum(steps for _, steps in took)
 
 
 def mean_steps(runs: Sequence[Mapping[str, Any]]) -> int:
@@ -186,6 +202,10 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
         writer.writeheader()
         writer.writerows({key: "" if value is None else value for key, value in row.items()} for row in rows)
     return text.getvalue()
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else float(f"{seconds:.4g}")
 
 
 def _gib(count: float | None) -> float | None:

@@ -164,8 +164,7 @@ def benchmark(
     )
     place: dict[str, Any] = {"name": name, "output": output, "workspace": workspace}
     if dry_run:
-        jobs = jobs or len(device.split(","))
-        echo_estimate(estimate(question, **place, jobs=jobs, keep_weights=keep_weights), jobs, json=json)
+        echo_estimate(estimate(question, **place, jobs=jobs, keep_weights=keep_weights), json=json)
         return 0
     try:
         done = compare(
@@ -203,11 +202,13 @@ def echo_benchmark(done: Benchmark, *, json: bool) -> None:
     typer.echo(f"page: {done.folder / 'index.html'}")
 
 
-def echo_estimate(estimates: list[Estimate], jobs: int, *, json: bool) -> None:
+def echo_estimate(estimates: list[Estimate], *, json: bool) -> None:
     """Print what a campaign will cost."""
     from autoseg.benchmarking.estimating import as_dict
+    from autoseg.benchmarking.foreseeing import ASSUMED
 
-    whole = as_dict(estimates, jobs)
+    whole = as_dict(estimates)
+    jobs = whole["jobs"]
     if json:
         echo_json(whole)
         return
@@ -224,6 +225,11 @@ def echo_estimate(estimates: list[Estimate], jobs: int, *, json: bool) -> None:
     )
     if any(row[4] == "measured" for row in rows):
         typer.echo("steps `measured`: known once a step is timed, at the start; then --dry-run tells them")
+    if any(row[-1].startswith(ASSUMED) for row in rows):
+        typer.echo(
+            "times `assumed`: the same for every network until it is planned and timed, at the start; the dearest "
+            "networks take up to 100 times that. Then --dry-run tells them"
+        )
     for warning in whole["warnings"]:
         typer.echo(warning)
     weights = "that of the weights of runs under way is known once they are planned"

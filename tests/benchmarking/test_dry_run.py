@@ -103,6 +103,7 @@ def test_few_steps_do_not_make_small_plans_and_that_is_said(told, monkeypatch, a
     monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     (method,) = told("steps", "3", **asked).methods
     assert (method.steps, f"planned {size} (--plan-for)" in method.rule) == (3, True)
+    assert method.rule.startswith("assumed: ")
 
 
 def test_measured_steps_count_more_than_plans(campaign, players, told, place):
@@ -116,8 +117,9 @@ def test_measured_steps_count_more_than_plans(campaign, players, told, place):
 
 
 def test_processor_time_is_that_of_all_threads(told, monkeypatch):
-    monkeypatch.setattr("autoseg.benchmarking.entry.available_cores", lambda: 8)
-    whole = as_dict([told("time", "60s", jobs=2)], 2)
+    monkeypatch.setattr("autoseg.benchmarking.cores.available_cores", lambda: 8)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    whole = as_dict([told("time", "60s", jobs=2)])
     assert whole["threads"] == 4
     assert whole["processor_hours"] == pytest.approx(whole["hours"] * 2 * 4)
 

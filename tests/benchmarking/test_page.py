@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 import pytest
 
 from autoseg.benchmarking.judging import conclude
+from autoseg.benchmarking.tables import run_row, seconds_of_a_step
 from autoseg.reporting.charts import scatter_chart
 
 DATASET = "Dataset004_Hippocampus"
@@ -53,6 +54,26 @@ def test_a_page_without_a_winner(campaign):
     assert ">no winner</span>" in text
     assert "No winner. " in text
     assert "add seeds (--seeds 3)" in text
+
+
+def test_seconds_of_a_step_are_those_of_the_runs():
+    on_cpu = {"seconds": 1.3, "clock": "cpu", "threads": 2}
+    runs = [
+        {"steps": 100, "train_seconds": 90.0, "train_cpu_seconds": 40.0},
+        {"steps": 300, "train_seconds": 90.0, "train_cpu_seconds": 80.0},
+    ]
+    assert seconds_of_a_step(on_cpu, runs) == pytest.approx(0.15)  # (40 + 80) / 2 / 400
+    assert seconds_of_a_step({**on_cpu, "clock": "device"}, runs) == pytest.approx(0.45)
+    assert seconds_of_a_step(on_cpu, []) == 1.3
+    assert seconds_of_a_step(on_cpu, [{"steps": 5, "train_seconds": 1.0}]) == 1.3  # of a version that did not count it
+
+
+def test_tables_have_the_seconds_of_the_runs(campaign):
+    done = campaign("plain_unet", "unet", seeds=1)
+    rows = [run_row(done.record, run) for run in done.record["runs"].values()]
+    assert [row["step_seconds"] for row in rows] == [0.009, 0.009]  # 0.9 s of 100 steps, not the 0.1 and 0.2 timed
+    waiting = {**next(iter(done.record["runs"].values())), "status": "waiting"}
+    assert run_row(done.record, waiting)["step_seconds"] == 0.1
 
 
 def test_equal_time_that_came_out_unequal_is_told(campaign):

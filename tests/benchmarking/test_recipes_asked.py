@@ -122,3 +122,9 @@ def test_a_trainer_that_does_nothing_for_a_network_is_no_competitor(campaign):
     }  # fmt: skip
     skipped = done.record["skipped"][f"{DATASET}/plain_unet-guided_attention-common"]
     assert skipped == "trainer guided_attention trains plain_unet as supervised does"
+
+
+def test_a_trainer_that_concerns_other_networks_is_told(campaign, caplog):
+    campaign("plain_unet", "ms_dual_guided", trainers=("guided_attention",), recipes="common", seeds=1)
+    said = "trainer guided_attention concerns ms_dual_guided only; it trains plain_unet as supervised does"
+    assert caplog.messages.count(said) == 1

@@ -187,4 +187,4 @@ def test_a_dry_run_says_where_no_winner_is_possible():
     assert undecidable([estimate("a", 1, 2)]) == []
     patients = dataclasses.replace(estimate("c", 2, 20), units=5)
     assert "with 5 groups of 20 cases no difference" in undecidable([patients])[0]
-    assert as_dict([estimate("a", 30, 8)], 1)["warnings"] == undecidable([estimate("a", 30, 8)])
+    assert as_dict([estimate("a", 30, 8)])["warnings"] == undecidable([estimate("a", 30, 8)])

@@ -32,6 +32,14 @@ def line(place, *more):
             "1", "--folds", "0", "--device", "cpu", "--workspace", place.root, *more)  # fmt: skip
 
 
+def test_a_dry_run_says_which_times_are_assumed(autoseg, place):
+    told = autoseg("benchmark", NAME, "--architectures", "plain_unet", "unet", "--budget", "2", "--device", "cpu",
+                   "--workspace", place.root, "--dry-run")  # fmt: skip
+    assert told.code == 0, told.err
+    assert "times `assumed`: the same for every network" in told.out
+    assert "assumed" not in autoseg(*line(place, "--dry-run")).out
+
+
 def test_a_campaign_from_the_first_process_to_the_page(autoseg, place, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     told = autoseg(*line(place, "--dry-run"))
