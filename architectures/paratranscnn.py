@@ -22,9 +22,7 @@ Parameters in 2D with three channels, nine outputs: published 245 468 937, the s
 
 from __future__ import annotations
 
-import logging
 import math
-from functools import cache
 
 import torch
 from autoseg.architectures.blocks.classifier_weights import resnet_weights
@@ -35,14 +33,13 @@ from autoseg.architectures.blocks.patch_strides import grids
 from autoseg.architectures.blocks.resnet import ResNet
 from autoseg.architectures.blocks.self_attention import TransformerLayer, common_heads
 from autoseg.architectures.blocks.squeeze_excite import SqueezeExcite
+from autoseg.architectures.blocks.telling import tell
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
 from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
-
-log = logging.getLogger(__name__)
 
 FUSED = 3  # levels
 DIMS = {2: 320, 3: 96}  # widths of the first transformer
@@ -110,7 +107,7 @@ class ParaTransCNN(Architecture):
         self.head = conv(dim, spec.num_outputs, 1)
         self.first = first
         if first > _usual_first(levels):
-            _tell(f"paratranscnn: the first transformer works at strides {start}, so that it has fewer tokens")
+            tell(__name__, f"paratranscnn: the first transformer works at strides {start}, so that it has fewer tokens")
 
     @classmethod
     def adapt_spec(cls, spec: NetworkSpec) -> NetworkSpec:
@@ -179,12 +176,6 @@ def first_fused(spec: NetworkSpec, max_tokens: int) -> int:
 def default_heads(dim: int) -> int:
     """Return 8 heads, or fewer so that each has 20 channels."""
     return common_heads(dim, min(HEADS, max(1, dim // HEAD_WIDTH)))
-
-
-@cache
-def _tell(message: str) -> None:
-    """Log a message once; planning builds the same network many times."""
-    log.info(message)
 
 
 def _usual_first(levels: int) -> int:

@@ -21,8 +21,6 @@ same here.
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from typing import Any
 
 from autoseg.architectures.blocks.dimensions import conv_classes
@@ -31,14 +29,13 @@ from autoseg.architectures.blocks.gated_cross_attention import GatedCrossAttenti
 from autoseg.architectures.blocks.normalization import NORMS, usual_norm
 from autoseg.architectures.blocks.self_attention import attend, common_heads
 from autoseg.architectures.blocks.sinusoidal_positions import add_positions
+from autoseg.architectures.blocks.telling import tell
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
 from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
-
-log = logging.getLogger(__name__)
 
 HEAD_WIDTH = 8  # at least; of the reference's narrowest map
 
@@ -111,7 +108,7 @@ class UTransformer(Architecture):
             grid = [edge // step for edge, step in zip(grid, stride, strict=True)]
             factors = pooling(grid, most) if level else (1,)
             if max(factors) > 1:
-                _tell(f"u_transformer: the gate of skip {level - 1} attends on a grid averaged by {factors}")
+                tell(__name__, f"u_transformer: the gate of skip {level - 1} attends on a grid averaged by {factors}")
 
 
 class MapAttention(nn.Module):
@@ -136,12 +133,6 @@ class MapAttention(nn.Module):
 def heads_for(width: int, heads: int) -> int:
     """Return `heads`, or fewer, so that they divide the width and have 8 channels each."""
     return common_heads(width, min(heads, max(1, width // HEAD_WIDTH)))
-
-
-@cache
-def _tell(message: str) -> None:
-    """Log a message once; planning builds the same network many times."""
-    log.info(message)
 
 
 def _positive(options: dict[str, Any], name: str) -> int:

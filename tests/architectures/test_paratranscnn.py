@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from autoseg.architectures import paratranscnn
+from autoseg.architectures.blocks.telling import tell
 from autoseg.architectures.paratranscnn import Layer, ParaTransCNN
 from network_specs import count, make_spec
 
@@ -116,7 +116,7 @@ def test_zero_weights_halve_every_channel():
 
 
 def test_many_tokens_move_the_fusion_deeper(caplog):
-    paratranscnn._tell.cache_clear()
+    tell.cache_clear()
     with caplog.at_level(logging.INFO, "autoseg.architectures.paratranscnn"):
         network = make(make_spec(2, stages=6, patch=(64, 64), base=1, max_tokens=100, depth=1)).eval()
     assert caplog.messages == [

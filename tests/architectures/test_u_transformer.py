@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from autoseg.architectures import u_transformer
+from autoseg.architectures.blocks.telling import tell
 from autoseg.architectures.u_transformer import MapAttention, UTransformer
 from network_specs import count, make_spec
 
@@ -125,7 +125,7 @@ def test_heads_divide_the_widths_and_are_not_narrow():
 
 
 def test_the_cap_is_logged(caplog):
-    u_transformer._tell.cache_clear()
+    tell.cache_clear()
     with caplog.at_level(logging.INFO, "autoseg.architectures.u_transformer"):
         for _ in range(2):  # is told once
             make(make_spec(2, stages=3, patch=(32, 32), base=4, max_tokens=90))

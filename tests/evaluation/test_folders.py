@@ -3,6 +3,8 @@
 import csv
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -187,3 +189,9 @@ def test_png_label_maps(tmp_path):
     assert scores["hd95"] == pytest.approx(2.0)  # pixels
     assert scores["volume_reference_ml"] is None
     assert (scores["tp"], scores["fp"], scores["fn"]) == (15, 10, 10)
+
+
+def test_overlap_alone_needs_no_scipy():
+    """Half a second of the start of a command that scores some small cases."""
+    code = "import sys, autoseg.evaluation; print(sorted({'scipy', 'edt', 'torch'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
