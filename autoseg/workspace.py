@@ -51,10 +51,11 @@ class Workspace:
                 mend="give the whole name of one of them",
             )
         known = ", ".join(folder.name for folder in folders) or "none"
-        raise UserError(
-            f"no data set {text!r}; known in {self.raw}: {known}",
-            mend="give the path of a data set folder or case list, or a name or number in the workspace",
-        )
+        mend = "give the path of a data set folder or case list, or a name or number in the workspace"
+        elsewhere = [folder.name for folder in sorted(self.preprocessed.glob("*")) if _is_called(folder.name, text)]
+        if elsewhere:
+            mend = f"{elsewhere[0]} was preprocessed from raw data elsewhere: give their path again"
+        raise UserError(f"no data set {text!r}; known in {self.raw}: {known}", mend=mend)
 
     def find_model(self, reference: str | Path) -> Path:
         """Return the model folder of a data set given as `find_dataset` takes it; raw data need not be there."""

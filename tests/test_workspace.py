@@ -59,6 +59,14 @@ def test_unknown_dataset_lists_the_known(workspace):
         workspace.find_dataset("40")
 
 
+@pytest.mark.parametrize("reference", ["105", "Nuclei"])
+def test_a_dataset_that_was_preprocessed_from_elsewhere_is_told_as_that(workspace, reference):
+    (workspace.preprocessed / "Dataset105_Nuclei").mkdir(parents=True)
+    with pytest.raises(UserError, match=f"no data set '{reference}'") as told:
+        workspace.find_dataset(reference)
+    assert told.value.mend == "Dataset105_Nuclei was preprocessed from raw data elsewhere: give their path again"
+
+
 def test_ambiguous_dataset_is_refused_with_both(workspace):
     (workspace.raw / "Dataset204_Hippocampus").mkdir()
     (workspace.raw / "Dataset0004_Other").mkdir()
