@@ -7,18 +7,22 @@ of a step at a plan and the speed of this machine, else a rule of thumb.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from autoseg.benchmarking.budget import Budget
+from autoseg.benchmarking.configuration import dims_of
 from autoseg.benchmarking.matrix import Entry
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import Record
 from autoseg.errors import AutosegError
 from autoseg.plans import Configuration
-from autoseg.raw import Dataset
+from autoseg.raw import Dataset, read_geometry
 from autoseg.workspace import Workspace
 
 WANTED_STEPS = 1500  # that the planner leaves in the time it plans for
@@ -26,6 +30,7 @@ UNKNOWN_STEP = 0.3  # seconds, where nothing else is known
 SHARE_OF_PEAK = 0.2  # of a matrix product's speed that networks here reach: 0.03 to 0.6, most between 0.1 and 0.35
 UNCOUNTED = "operations not countable"
 ASSUMED = "assumed"
+SAMPLED_CASES = 10  # whose headers are read
 EDGE = {"cpu": 512, "cuda": 4096, "mps": 2048}  # of the matrices that the speed is taken from
 
 
@@ -47,7 +52,7 @@ def foresee(question: Question, record: Record, dataset: Dataset, configuration:
         return _measured(budget, costs)
     planned = _planned(question, record, dataset, configuration, entry, workspace)
     if planned is None:
-        return _unplanned(question, threads)
+        return _unplanned(question, threads, partial(_least_operations, dataset, configuration, entry, workspace))
     from autoseg.planning.memory import parameter_count
 
     kind, training = entry.architecture.kind, planned.training
@@ -97,8 +102,8 @@ def _planned(question: Question, record: Record, dataset: Dataset, configuration
         return None
 
 
-def _unplanned(question: Question, threads: int) -> Foreseen:
-    """Return what the budget alone tells."""
+def _unplanned(question: Question, threads: int, least: Callable[[], int | None] = lambda: None) -> Foreseen:
+    """Return what the budget tells, and at equal steps the operations of the network's smallest size (`least`)."""
     budget = question.budget
     if budget.equal == "time":
         return Foreseen(None, budget.amount, "the budget")
@@ -112,8 +117,33 @@ def _unplanned(question: Question, threads: int) -> Foreseen:
         seconds = DEFAULT_BUDGET / MOST_FOLDS
     step = UNKNOWN_STEP if seconds is None else 0.9 * seconds / WANTED_STEPS
     size = "for the memory" if seconds is None else f"for {seconds:.0f} s of training"
-    rule = f"{ASSUMED}: {step:.2g} s per step, planned {size} (--plan-for)"
+    smallest = (least() or 0) / speed(question.device, threads)
+    which = " at its smallest" if smallest > step else ""
+    step = max(step, smallest)
+    rule = f"{ASSUMED}: {step:.2g} s per step{which}, planned {size} (--plan-for)"
     return Foreseen(int(budget.amount), step * budget.amount, rule)
+
+
+def _least_operations(dataset: Dataset, configuration: str, entry: Entry, workspace: Workspace) -> int | None:
+    """Return the operations of a step at the smallest size that the usual planner would choose; headers are read."""
+    from autoseg import plugins
+    from autoseg.planning.operations import trace_operations
+
+    network = entry.architecture
+    cases = dataset.cases[:: max(1, len(dataset.cases) // SAMPLED_CASES)]
+    grids = [read_geometry(case.images[0]) for case in cases]
+    seen = SimpleNamespace(
+        spacings=np.array([grid.spacing for grid in grids]), shapes_after_crop=np.array([grid.size for grid in grids]),
+        channel_names=dataset.channel_names,
+    )  # fmt: skip
+    planner = plugins.load("planner", "auto")(
+        architecture=network.reference, network_options=network.options, workspace=workspace.root
+    )
+    try:
+        sized = planner.smallest(seen, dataset, dims_of(configuration))
+    except AutosegError:  # planning will tell
+        return None
+    return trace_operations(network.kind, sized.spec, sized.batch_size)
 
 
 def _times_steps(question: Question) -> bool:
@@ -132,33 +162,32 @@ def _rate_rule(rate: float) -> str:
 def speed(device: str, threads: int) -> float:
     """Return about how many operations a second networks make here: a share of what a matrix product reaches.
 
-    On a CPU by so many threads, in processor time over threads, which other programs disturb least.
+    On a CPU by so many threads, in processor time over threads: one thread is measured, as several that wait for each
+    other take processor time, most of all beside other programs.
     """
     import torch
 
     from autoseg.devices import choose_device
 
     chosen = choose_device(device.partition(",")[0])
+    if chosen.type != "cpu":
+        return SHARE_OF_PEAK * _product_speed(chosen)
     before = torch.get_num_threads()
     try:
-        if chosen.type == "cpu":
-            torch.set_num_threads(threads)
-        return SHARE_OF_PEAK * _product_speed(chosen, threads)
+        torch.set_num_threads(1)
+        return SHARE_OF_PEAK * threads * _product_speed(chosen)
     finally:
         torch.set_num_threads(before)
 
 
-def _product_speed(device: Any, threads: int) -> float:
+def _product_speed(device: Any) -> float:
     import torch
 
     edge = EDGE.get(device.type, EDGE["cpu"])
     matrix, best = torch.ones(edge, edge, device=device), 0.0
+    now = time.process_time if device.type == "cpu" else time.perf_counter
     for _ in range(5):
-        started = _now(device, threads)
+        started = now()
         (matrix @ matrix).sum().item()  # on a GPU it waits for the product
-        best = max(best, 2 * edge**3 / max(1e-9, _now(device, threads) - started))
+        best = max(best, 2 * edge**3 / max(1e-9, now() - started))
     return best
-
-
-def _now(device: Any, threads: int) -> float:
-    return time.process_time() / threads if device.type == "cpu" else time.perf_counter()

@@ -227,8 +227,8 @@ def echo_estimate(estimates: list[Estimate], *, json: bool) -> None:
         typer.echo("steps `measured`: known once a step is timed, at the start; then --dry-run tells them")
     if any(row[-1].startswith(ASSUMED) for row in rows):
         typer.echo(
-            "times `assumed`: the same for every network until it is planned and timed, at the start; the dearest "
-            "networks take up to 100 times that. Then --dry-run tells them"
+            "times `assumed`: what plans leave for a step, or the operations of the network's smallest size where that "
+            "is more; mostly right within a factor of 3, at worst of 10. Known once steps are timed, at the start"
         )
     for warning in whole["warnings"]:
         typer.echo(warning)

@@ -122,6 +122,12 @@ class TimedPlanner(TracedPlanner):
         )
         return sized_for(self._rungs[dims])
 
+    def smallest(self, fingerprint: Any, dataset: Any, dims: int) -> Sized:
+        """Return the smallest size of so many dimensions that plans for a short time have; nothing is timed."""
+        frame = Frame(fingerprint, dataset, Resources())
+        rung = dataclasses.replace(LADDERS[dims][0], patch_voxels=SMALLEST_PATCH[dims])
+        return self._for_rung(rung, frame.spacing[-dims:], frame.median[-dims:], frame)
+
     def rough_size(self, spacing: np.ndarray, median: Sequence[float], dataset_voxels: float, frame: Frame) -> Sized:
         """Return a size by what was chosen at full resolution."""
         if not self._timed:

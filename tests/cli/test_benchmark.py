@@ -36,7 +36,7 @@ def test_a_dry_run_says_which_times_are_assumed(autoseg, place):
     told = autoseg("benchmark", NAME, "--architectures", "plain_unet", "unet", "--budget", "2", "--device", "cpu",
                    "--workspace", place.root, "--dry-run")  # fmt: skip
     assert told.code == 0, told.err
-    assert "times `assumed`: the same for every network" in told.out
+    assert "times `assumed`: what plans leave for a step, or the operations of the network's smallest size" in told.out
     assert "assumed" not in autoseg(*line(place, "--dry-run")).out
 
 
