@@ -21,6 +21,7 @@ Parameters with three channels, one output, four stages, without deep supervisio
 
 from __future__ import annotations
 
+import logging
 import math
 
 import torch
@@ -29,12 +30,13 @@ from autoseg.architectures.blocks.dimensions import conv_classes
 from autoseg.architectures.blocks.normalization import NORMS, make_norm, usual_norm
 from autoseg.architectures.blocks.squeeze_excite import SqueezeExcite
 from autoseg.architectures.blocks.strided_projection import strided_projection
-from autoseg.architectures.blocks.telling import tell
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import register
+
+log = logging.getLogger(__name__)
 
 WIDTH = 16  # published, of the first stage
 USUAL_WIDTH = 32  # of nnU-Net's first stage, which the published width is scaled by
@@ -117,7 +119,7 @@ class ResUNetPlusPlus(Architecture):
             return published, published
         bottom = [math.ceil(edge / step) for edge, step in zip(spec.patch_size, spec.total_stride, strict=True)]
         bridge, last = scaled_dilations(bottom, usual=USUAL_BRIDGE), scaled_dilations(spec.patch_size)
-        tell(__name__, f"resunet_plus_plus: dilations {bridge} on the bridge, {last} before the output")
+        log.debug("resunet_plus_plus: dilations %s on the bridge, %s before the output", bridge, last)
         return bridge, last
 
 

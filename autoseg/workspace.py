@@ -54,7 +54,7 @@ class Workspace:
         mend = "give the path of a data set folder or case list, or a name or number in the workspace"
         elsewhere = [folder.name for folder in sorted(self.preprocessed.glob("*")) if _is_called(folder.name, text)]
         if elsewhere:
-            mend = f"{elsewhere[0]} was preprocessed from raw data elsewhere: give their path again"
+            mend = f"{elsewhere[0]} is preprocessed, but its raw data are not in this workspace: give their path"
         raise UserError(f"no data set {text!r}; known in {self.raw}: {known}", mend=mend)
 
     def find_model(self, reference: str | Path) -> Path:

@@ -64,7 +64,9 @@ def test_a_dataset_that_was_preprocessed_from_elsewhere_is_told_as_that(workspac
     (workspace.preprocessed / "Dataset105_Nuclei").mkdir(parents=True)
     with pytest.raises(UserError, match=f"no data set '{reference}'") as told:
         workspace.find_dataset(reference)
-    assert told.value.mend == "Dataset105_Nuclei was preprocessed from raw data elsewhere: give their path again"
+    assert told.value.mend == (
+        "Dataset105_Nuclei is preprocessed, but its raw data are not in this workspace: give their path"
+    )
 
 
 def test_ambiguous_dataset_is_refused_with_both(workspace):

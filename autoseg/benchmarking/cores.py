@@ -13,22 +13,22 @@ THREADS_VARIABLE = "OMP_NUM_THREADS"
 log = logging.getLogger(__name__)
 
 
-def threads_of_a_run(jobs: int) -> int:
-    """Return the threads of each of so many runs: their share of the cores, at most OMP_NUM_THREADS where it is set."""
+def threads_of_a_run(jobs: int, device: str) -> int:
+    """Return the threads of each of so many runs: their share of the cores, on a CPU at most OMP_NUM_THREADS if set."""
     share = max(1, available_cores() // jobs)
     asked = os.environ.get(THREADS_VARIABLE, "").partition(",")[0].strip()
-    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
+    return min(share, int(asked)) if _on_cpu(device) and asked.isdecimal() and int(asked) else share
 
 
 def threads_and_jobs(record: Record, jobs: int, device: str) -> tuple[int, int]:
     """Return the threads of a run and how many runs go on at a time, for a campaign that begins or goes on.
 
-    On a CPU runs are compared by processor time over threads, so all of a campaign have as many as the first had: where
-    so many runs of them have no room on the cores, fewer go on at a time, which is said. On GPUs threads do not count.
+    All runs of a campaign have as many threads as its first: on a CPU they are compared by processor time over threads,
+    on a GPU these load its data. On a CPU where so many runs have no room, fewer go on at a time, which is said.
     """
-    if (choose_device().type if device == "auto" else device) != "cpu":  # a dry run may ask for a GPU elsewhere
-        return threads_of_a_run(jobs), jobs
     threads, cores = record.content["threads"], available_cores()
+    if threads == 1 or not _on_cpu(device):
+        return threads, jobs
     room = max(1, cores // threads)
     if threads > cores:
         log.warning(
@@ -42,3 +42,9 @@ def threads_and_jobs(record: Record, jobs: int, device: str) -> tuple[int, int]:
             "%d. To mend it: --restart, or another campaign with --name", threads, room, cores, jobs,
         )  # fmt: skip
     return threads, min(jobs, room)
+
+
+def _on_cpu(device: str) -> bool:
+    """Return whether runs are made on a CPU; a device that is named may be one of another machine."""
+    named = device.partition(",")[0].partition(":")[0]
+    return (choose_device().type if named == "auto" else named) == "cpu"

@@ -90,9 +90,9 @@ def benchmark(
         folds_compared(question.folds, dataset, make_splits(dataset, workspace=place))
         tell_forms(dataset.name, dims_of(configuration_of(question, dataset, place)), entries)
     with alone(folder):
-        record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs))
+        record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs, question.device))
         if restart:
-            record.clear(threads=threads_of_a_run(jobs))
+            record.clear(threads=threads_of_a_run(jobs, question.device))
         threads, jobs = threads_and_jobs(record, jobs, question.device)
         means = Means(place, record, jobs, threads, devices, workers, keep_weights, deterministic)
         record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
@@ -122,7 +122,7 @@ def dry_run(
     for missing, reason in broken.items():
         log.warning("%s is left out: %s", missing, reason)
     jobs = jobs or len(question.device.split(","))
-    record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs))
+    record = Record.open(folder, name, question.fixed(), threads=threads_of_a_run(jobs, question.device))
     threads, jobs = threads_and_jobs(record, jobs, question.device)
     record.content["runs"] = {key: _checked(record, run) for key, run in record["runs"].items() if "dataset" in run}
     more: dict[str, Any] = {"threads": threads, "jobs": jobs, "keep_weights": keep_weights}

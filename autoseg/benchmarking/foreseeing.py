@@ -6,6 +6,7 @@ of a step at a plan and the speed of this machine, else a rule of thumb.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from autoseg.benchmarking.configuration import dims_of
 from autoseg.benchmarking.matrix import Entry
 from autoseg.benchmarking.question import Question
 from autoseg.benchmarking.record import Record
-from autoseg.errors import AutosegError
+from autoseg.errors import AutosegError, UserError
 from autoseg.plans import Configuration
 from autoseg.raw import Dataset, read_geometry
 from autoseg.workspace import Workspace
@@ -31,6 +32,7 @@ SHARE_OF_PEAK = 0.2  # of a matrix product's speed that networks here reach: 0.0
 UNCOUNTED = "operations not countable"
 ASSUMED = "assumed"
 SAMPLED_CASES = 10  # whose headers are read
+log = logging.getLogger(__name__)
 EDGE = {"cpu": 512, "cuda": 4096, "mps": 2048}  # of the matrices that the speed is taken from
 
 
@@ -117,33 +119,45 @@ def _unplanned(question: Question, threads: int, least: Callable[[], int | None]
         seconds = DEFAULT_BUDGET / MOST_FOLDS
     step = UNKNOWN_STEP if seconds is None else 0.9 * seconds / WANTED_STEPS
     size = "for the memory" if seconds is None else f"for {seconds:.0f} s of training"
-    smallest = (least() or 0) / speed(question.device, threads)
+    smallest = _seconds(least(), question.device, threads)
     which = " at its smallest" if smallest > step else ""
     step = max(step, smallest)
     rule = f"{ASSUMED}: {step:.2g} s per step{which}, planned {size} (--plan-for)"
     return Foreseen(int(budget.amount), step * budget.amount, rule)
 
 
+def _seconds(operations: int | None, device: str, threads: int) -> float:
+    """Return about how long operations take, 0 where they are not known, or the device is elsewhere."""
+    try:
+        return operations / speed(device, threads) if operations else 0.0
+    except UserError:
+        return 0.0
+
+
 def _least_operations(dataset: Dataset, configuration: str, entry: Entry, workspace: Workspace) -> int | None:
-    """Return the operations of a step at the smallest size that the usual planner would choose; headers are read."""
+    """Return the operations of a step at the smallest size that the usual planner would choose; headers are read.
+
+    None where that cannot be told: whatever a file or a network of a user's stumbles over, a dry run does without.
+    """
     from autoseg import plugins
     from autoseg.planning.operations import trace_operations
 
     network = entry.architecture
-    cases = dataset.cases[:: max(1, len(dataset.cases) // SAMPLED_CASES)]
-    grids = [read_geometry(case.images[0]) for case in cases]
-    seen = SimpleNamespace(
-        spacings=np.array([grid.spacing for grid in grids]), shapes_after_crop=np.array([grid.size for grid in grids]),
-        channel_names=dataset.channel_names,
-    )  # fmt: skip
-    planner = plugins.load("planner", "auto")(
-        architecture=network.reference, network_options=network.options, workspace=workspace.root
-    )
     try:
+        sampled = dataset.cases[:: max(1, len(dataset.cases) // SAMPLED_CASES)]
+        grids = [read_geometry(case.images[0]) for case in sampled]
+        seen = SimpleNamespace(
+            spacings=np.array([grid.spacing for grid in grids]), channel_names=dataset.channel_names,
+            shapes_after_crop=np.array([grid.size for grid in grids]),
+        )  # fmt: skip
+        planner = plugins.load("planner", "auto")(
+            architecture=network.reference, network_options=network.options, workspace=workspace.root
+        )
         sized = planner.smallest(seen, dataset, dims_of(configuration))
-    except AutosegError:  # planning will tell
+        return trace_operations(network.kind, sized.spec, sized.batch_size)
+    except Exception as error:
+        log.debug("the smallest size of %s cannot be told: %s", network.name, error)
         return None
-    return trace_operations(network.kind, sized.spec, sized.batch_size)
 
 
 def _times_steps(question: Question) -> bool:

@@ -73,7 +73,8 @@ def _fault(content: Any) -> str | None:
     for section in ("question", *SECTIONS):
         if not isinstance(content.get(section), Mapping):
             return f"{section} is not there, or no mapping"
-    if not all(isinstance(content.get(name), kind) for name, kind in (("name", str), ("threads", int))):
+    sound = all(isinstance(content.get(name), kind) for name, kind in (("name", str), ("threads", int)))
+    if not sound or content["threads"] < 1:
         return "name or threads are not there"
     for section in ("datasets", "entries", "plans", "costs", "runs"):
         for key, entry in content[section].items():

@@ -228,7 +228,7 @@ def echo_estimate(estimates: list[Estimate], *, json: bool) -> None:
     if any(row[-1].startswith(ASSUMED) for row in rows):
         typer.echo(
             "times `assumed`: what plans leave for a step, or the operations of the network's smallest size where that "
-            "is more; mostly right within a factor of 3, at worst of 10. Known once steps are timed, at the start"
+            "is more; a rough guess. Known once steps are timed, at the start"
         )
     for warning in whole["warnings"]:
         typer.echo(warning)

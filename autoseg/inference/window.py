@@ -89,6 +89,9 @@ def sliding_window(
         mean = run(image, step_size)
         if bool(torch.isfinite(mean.logits.sum(dtype=torch.float32))) or bool(torch.isfinite(mean.logits).all()):
             return mean
+        del run, mean  # the next one needs as much memory
+        if not bool(torch.isfinite(image).all()):
+            break
         if name != "fp32":
             log.warning("the network's output is not finite in %s: computed again in fp32", name)
     raise UserError(

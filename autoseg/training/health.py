@@ -52,7 +52,8 @@ def check_not_blind(blind_validations: int, progress: float) -> None:
             f"the last {blind_validations} validations found no foreground at {progress:.0%} of the run: nothing but "
             "background was predicted, or output that is not finite.\n"
             "To mend it: more steps or time, --set foreground_fraction=0.66, --set optimizer=adamw "
-            "--set learning_rate=0.001; or --set stop_on_collapse=false to go on regardless."
+            "--set learning_rate=0.001; for output that is not finite, a lower --set learning_rate and --restart; or "
+            "--set stop_on_collapse=false to go on regardless."
         )
 
 

@@ -60,7 +60,7 @@ class Observer:
                 scores[case] = {}
         self._tell_not_finite([case for case, found in scores.items() if not found], state.step, log)
         values = np.array([v for score in scores.values() for v in score.values() if v is not None], dtype=float)
-        mean = mean_of_defined(values) if values.size else None
+        mean = mean_of_defined(values) if values.size and all(scores.values()) else None  # of all cases, or of none
         if mean is not None:
             state.ema_dice = mean if state.ema_dice is None else 0.9 * state.ema_dice + 0.1 * mean
         state.blind_validations = 0 if foreground else state.blind_validations + 1

@@ -26,7 +26,7 @@ ARMS = {"auto": "autoseg", "same_plan": "autoseg, nnU-Net's plan", "nnunet": "nn
 def run(place: Place, data: Sequence[str] | None, seeds: Sequence[int], minutes: float) -> dict[str, Any]:
     """Train every arm with every seed, score the validation cases; prints rows, returns the figures."""
     at = place.at("equal_time")
-    arms = [arm for arm in ARMS if arm in (data or ("auto", "nnunet"))]
+    arms = [arm for arm in ARMS if arm in (data or ())] or ["auto", "nnunet"]  # other names are of other stages
     raw = at.raw(DATASET, cases=20 if place.quick else None)
     _prepare(at, raw, arms, minutes)
     rows: list[dict[str, Any]] = []

@@ -24,6 +24,7 @@ from typing import Any
 ANSWER = "ANSWER "  # what begins the line of a child's answer
 INTERVAL = 0.05  # seconds between two looks at the memory
 GRACE = 10.0  # seconds that descendants may live on when the command has ended
+RISE = 1.01  # of what is resident in the processes, by which it is looked closely at once
 SHARE = 0.05  # of the time that may go into what is dearer to read
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -34,7 +35,7 @@ class Usage:
 
     seconds: float
     cpu_seconds: float  # user and system, of all descendants
-    tree_bytes: int  # highest sampled memory of all processes together; what they share counts once
+    tree_bytes: int  # highest sampled memory of all processes together, what they share counts once
     largest_bytes: int  # highest `ru_maxrss` of one process
 
 
@@ -157,7 +158,8 @@ class _Sampler(threading.Thread):
     """Looks at the memory of a tree of processes until it is stopped; `peak` is what it saw.
 
     What is resident, summed, counts shared pages several times and so is never below the memory: only where it is above
-    the peak can a new one be. It is no measure itself: forked children let it rise by pages that are there once.
+    the peak can a new one be. It is no measure itself: forked children let it rise by pages that are there once. A
+    close look is dear: the next one waits until the sum has risen, or for a time in which looking has its `SHARE`.
     """
 
     def __init__(self, pid: int):
@@ -166,11 +168,13 @@ class _Sampler(threading.Thread):
 
     def run(self) -> None:
         """Look, and look closely where more may be in use than before."""
-        own, rested = os.getpid(), 0.0
+        own, rested, seen = os.getpid(), 0.0, 0
         while not self._ended.is_set():
             pids = [pid for pid in descendants(own) if _group(pid) == self.pid]  # orphans are below this one
             began = time.perf_counter()
-            if began >= rested and resident_bytes(pids) > self.peak:
+            resident = resident_bytes(pids)
+            if resident > self.peak and (began >= rested or resident > RISE * seen):
+                seen = resident
                 self.peak = max(self.peak, tree_memory(pids))
                 ended = time.perf_counter()
                 rested = ended + (ended - began) / SHARE

@@ -24,8 +24,8 @@ def main() -> None:
     for part in ("raw", "preprocessed", "results"):  # read once, when nnunetv2 is imported
         (work / part).mkdir(parents=True, exist_ok=True)
         os.environ[f"nnUNet_{part}"] = str(work / part)
-    if job["do"] != "train":
-        os.environ.update(nnUNet_n_proc_DA="1")  # planning asks for at least one
+    workers = job["threads"] if job["do"] == "train" else 1  # planning asks for at least one
+    os.environ.update(nnUNet_n_proc_DA=str(workers))
     os.environ.update(nnUNet_def_n_proc=str(job["threads"]))
     import torch
 

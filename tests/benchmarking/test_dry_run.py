@@ -11,6 +11,7 @@ from benchmarking_players import DATASET
 
 from autoseg.benchmarking import Budget, Question, dry_run, foreseeing
 from autoseg.benchmarking.estimating import as_dict
+from autoseg.errors import UserError
 from autoseg.planning.operations import trace_operations
 from autoseg.plans import Plans
 from autoseg.plugins import load
@@ -125,6 +126,31 @@ def test_dear_networks_are_foreseen_as_such_before_anything_is_planned(told, pla
     assert 2**14 < torch.Size(sized.spec.patch_size).numel() <= 2**15
     counted = trace_operations(load("architecture", "plain_unet"), sized.spec, sized.batch_size)
     assert cheap.train_seconds == pytest.approx(10 * counted / RATE)
+
+
+def test_a_dry_run_for_a_device_elsewhere_goes_without_its_speed(told, monkeypatch):
+    def speed(device, threads):
+        raise UserError(f"device {device!r} was asked for, but no CUDA GPU can be used here")
+
+    monkeypatch.setattr(foreseeing, "speed", speed)
+    (method,) = told("steps", "3", device="cuda").methods
+    assert method.train_seconds == pytest.approx(3 * foreseeing.UNKNOWN_STEP)
+
+
+def test_a_network_that_cannot_be_sized_is_foreseen_by_rule(told, place, tmp_path):
+    shutil.rmtree(place.preprocessed)
+    plugin = tmp_path / "stumbling.py"
+    plugin.write_text(
+        "from autoseg import Architecture, register\n"
+        "@register.architecture('stumbling')\n"
+        "class Stumbling(Architecture):\n"
+        "    @classmethod\n"
+        "    def adapt_spec(cls, spec):\n"
+        "        raise ValueError('no')\n"
+    )
+    stumbling, usual = told("steps", "10", str(plugin), "plain_unet", plan_for=60.0).methods
+    assert stumbling.train_seconds == pytest.approx(10 * 0.9 * 60 / 1500)
+    assert usual.train_seconds > 0
 
 
 def test_measured_steps_count_more_than_plans(campaign, players, told, place):

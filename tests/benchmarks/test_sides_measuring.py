@@ -79,6 +79,21 @@ def test_pages_that_forked_children_share_hide_no_later_peak():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+def test_a_short_peak_of_one_process_is_seen():
+    child = (
+        "import time\n"
+        "x = bytearray(b'1') * 300_000_000\n"
+        "time.sleep(0.12)\n"
+        "y = bytearray(b'1') * 200_000_000\n"
+        "time.sleep(0.2)\n"
+        "del y\n"
+        "time.sleep(0.3)\n"
+    )
+    usage, _ = run_measured([sys.executable, "-c", child], os.environ, timeout=60)
+    assert usage.tree_bytes > 500e6
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
 def test_failure_shows_what_was_said():
     with pytest.raises(CommandFailed, match=r"exit code 3(.|\n)*no luck"):
         run_measured([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"], os.environ, timeout=60)

@@ -193,5 +193,14 @@ def test_png_label_maps(tmp_path):
 
 def test_overlap_alone_needs_no_scipy():
     """Half a second of the start of a command that scores some small cases."""
-    code = "import sys, autoseg.evaluation; print(sorted({'scipy', 'edt', 'torch'} & set(sys.modules)))"
+    code = (
+        "import sys, numpy\n"
+        "from autoseg.evaluation import evaluate_case, summarize\n"
+        "from autoseg.labels import labels_from_description\n"
+        "labels = labels_from_description({'labels': {'background': 0, 'a': 1}}, where='here')\n"
+        "one = numpy.ones((2, 3, 4), numpy.int16)\n"
+        "scores = evaluate_case(one, one, labels=labels, spacing=(1, 1, 1), surface=False)\n"
+        "assert summarize({'case': scores})['foreground_mean']['dice'] == 1\n"
+        "print(sorted({'scipy', 'edt', 'torch'} & set(sys.modules)))\n"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"

@@ -222,6 +222,12 @@ def test_what_overflows_in_reduced_precision_is_computed_again(precision, monkey
     assert caplog.messages == ["the network's output is not finite in bf16: computed again in fp32"]
 
 
+def test_an_image_that_is_not_finite_is_not_computed_again(caplog):
+    with pytest.raises(UserError, match="not finite"):
+        sliding_window_logits(lambda x: x, image(1, 4, 4, 4) * torch.nan, (4, 4, 4), num_outputs=1, precision="bf16")
+    assert caplog.messages == []
+
+
 def test_bf16_is_close_to_fp32():
     network, values = random_network(), image(2, 8, 8, 8)
     exact = sliding_window_logits(network, values, (8, 8, 8), num_outputs=3, precision="fp32")
