@@ -109,7 +109,6 @@ class _Child:
         self._answer.unlink(missing_ok=True)
         write_json(self._request, {"kind": task.kind, **task.request, "threads": threads, "device": device})
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait for each other take no processor time
         # -P: the current folder, which may be a data set, holds no modules.
         command = [sys.executable, "-P", "-m", "autoseg.benchmarking.child", str(self._request), str(self._answer)]
         with self.log.open("wb") as output:  # a group of its own: Ctrl-C reaches it through us, once

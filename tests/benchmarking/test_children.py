@@ -57,23 +57,6 @@ def test_a_child_that_dies_and_one_that_is_refused(tiny, tmp_path):
     assert not list(tmp_path.glob("work/*.json"))
 
 
-@pytest.mark.parametrize(("asked", "policy"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
-def test_threads_that_wait_take_no_processor_time_unless_asked(tmp_path, monkeypatch, asked, policy):
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    if asked is not None:
-        monkeypatch.setenv("OMP_WAIT_POLICY", asked)
-    environments, start = [], children.subprocess.Popen
-
-    def begin(command, *, env, **more):
-        environments.append(env)
-        return start(command, env=env, **more)
-
-    monkeypatch.setattr(children.subprocess, "Popen", begin)
-    carry_out([Task("a/b", "measure", {})], lambda *_: None, folder=tmp_path, jobs=1, threads=3, devices=["cpu"])
-    (found,) = environments
-    assert (found["OMP_NUM_THREADS"], found["OMP_WAIT_POLICY"]) == ("3", policy)
-
-
 def test_what_takes_long_is_told(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(children, "TELL_SECONDS", 0.05)
     caplog.set_level("INFO")

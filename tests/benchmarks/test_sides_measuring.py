@@ -7,6 +7,12 @@ import pytest
 from sides.measuring import CommandFailed, descendants, parse_answer, resident_bytes, run_measured, tree_memory
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+linux = pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+
+
+def peak_of(child):
+    """Run the text of a program; returns the bytes of its processes together."""
+    return run_measured([sys.executable, "-c", child], os.environ, timeout=60)[0].tree_bytes
 
 
 def test_last_answer_among_other_lines():
@@ -43,7 +49,7 @@ def test_tree_of_processes(tmp_path):
     assert tree_memory([1, 2, 3, 4], tmp_path) == (100 + 10 + 4 + 50) * 1024
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+@linux
 def test_descendants_count():
     """A grandchild whose parent ends first: its processor time and its memory are in the accounts."""
     grandchild = (
@@ -57,7 +63,7 @@ def test_descendants_count():
     assert usage.tree_bytes > 60e6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+@linux
 def test_pages_that_forked_children_share_hide_no_later_peak():
     """Eight children share 60 MB, which counts once; later the parent alone takes 150 MB more."""
     child = (
@@ -74,11 +80,10 @@ def test_pages_that_forked_children_share_hide_no_later_peak():
         "y = bytearray(b'1') * 150_000_000\n"
         "time.sleep(1.0)\n"
     )
-    usage, _ = run_measured([sys.executable, "-c", child], os.environ, timeout=60)
-    assert 210e6 < usage.tree_bytes < 300e6
+    assert 210e6 < peak_of(child) < 300e6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+@linux
 def test_a_short_peak_of_one_process_is_seen():
     child = (
         "import time\n"
@@ -89,11 +94,10 @@ def test_a_short_peak_of_one_process_is_seen():
         "del y\n"
         "time.sleep(0.3)\n"
     )
-    usage, _ = run_measured([sys.executable, "-c", child], os.environ, timeout=60)
-    assert usage.tree_bytes > 500e6
+    assert peak_of(child) > 500e6
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the accounts are those of Linux")
+@linux
 def test_failure_shows_what_was_said():
     with pytest.raises(CommandFailed, match=r"exit code 3(.|\n)*no luck"):
         run_measured([sys.executable, "-c", "import sys; print('no luck'); sys.exit(3)"], os.environ, timeout=60)
