@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
-import time
 from pathlib import Path
 from typing import Any
+
+from timing import timed
 
 
 def main() -> None:
@@ -49,20 +49,25 @@ def import_model(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def batches(job: dict[str, Any]) -> dict[str, Any]:
-    """Make augmented batches for some seconds; one process, one thread."""
+    """Make augmented batches for some seconds: in this thread, or in `loaders` threads ahead of need, as training."""
     import numpy as np
+
+    from autoseg.batches import Prefetcher
 
     run = _run(job)
     stream = run.trainer.build_streams()["labelled"]
-    batch = stream.batch(0)
+    loaders = job.get("loaders", 0)
     rows: list[list[float]] = []
 
     def make() -> None:
-        batch = stream.batch(1 + len(rows))
+        batch = feeder.next()
         foreground = (batch.segmentation > 0).float().mean()
         rows.append([float(batch.image.mean()), float(batch.image.std()), float(foreground)])
 
-    times = _timed(make, job)
+    with Prefetcher(stream, start=0, device="cpu", threads=loaders, depth=loaders + 2) as feeder:
+        for _ in range(1 + job.get("ahead", 0)):
+            batch = feeder.next()
+        times = timed(make, job)
     shapes = [list(batch.image.shape), list(batch.segmentation[:, None].shape)]
     return {**times, "shapes": shapes, "statistics": np.mean(rows, 0).tolist()}
 
@@ -89,7 +94,7 @@ def step(job: dict[str, Any]) -> dict[str, Any]:
         losses.extend(float(loss) for loss in _optimise(run, run.trainer.training_step({"labelled": batch}, 0.0)))
 
     train()  # warm-up
-    return {**_timed(train, job), "losses": losses[:3]}
+    return {**timed(train, job), "losses": losses[:3]}
 
 
 def export(job: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +129,7 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
         found = logits_to_label_map(logits, properties, plans, plans.configuration("3d_fullres"), labels)
         write_label(Path(job["output"] + ".nii.gz"), labels.to_raw(found), geometry)
 
-    return _timed(write, {"least": 1, "seconds": 0})
+    return timed(write, {"least": 1, "seconds": 0})
 
 
 def trained(job: dict[str, Any]) -> dict[str, Any]:
@@ -148,17 +153,6 @@ def _run(job: dict[str, Any]) -> Any:
     )  # fmt: skip
     (context,) = training.contexts()
     return _prepared(training.trainer_class, context, training.settings, job["threads"])
-
-
-def _timed(function: Any, job: dict[str, Any]) -> dict[str, Any]:
-    """Call a function for some seconds; returns what one call took, and what was resident before."""
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    count, began, cpu = 0, time.perf_counter(), time.process_time()
-    while count < job["least"] or time.process_time() - cpu < job["seconds"]:
-        function()
-        count += 1
-    return {"seconds": (time.perf_counter() - began) / count, "cpu_seconds": (time.process_time() - cpu) / count,
-            "count": count, "resident_before": resident}  # fmt: skip
 
 
 if __name__ == "__main__":

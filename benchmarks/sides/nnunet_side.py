@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+from timing import timed
+
 STARTED = time.monotonic()
 
 
@@ -92,13 +94,13 @@ def train_shortly(job: dict, plans: dict, work: Path):
 
 
 def batches(job: dict, work: Path) -> dict:
-    """Make augmented batches for some seconds; one process, one thread."""
+    """Make augmented batches for some seconds: in this process, or in `loaders` processes, as training does."""
     import numpy as np
 
     np.random.seed(job["seed"])  # noqa: NPY002 - nnunetv2 draws from it
     trainer = _trainer(job, json.loads(Path(job["plans"]).read_text()), work)
-    loader = _loader(trainer)
-    batch = next(loader)
+    os.environ.update(nnUNet_n_proc_DA=str(job.get("loaders", 0)))
+    loader, validation = trainer.get_dataloaders()  # a training has both, validation with processes of its own
     rows = []
 
     def make() -> None:
@@ -106,7 +108,12 @@ def batches(job: dict, work: Path) -> dict:
         foreground = (batch["target"][0] > 0).float().mean()
         rows.append([float(batch["data"].mean()), float(batch["data"].std()), float(foreground)])
 
-    times = _timed(make, job)
+    for _ in range(1 + job.get("ahead", 0)):
+        batch = next(loader)
+    times = timed(make, job)
+    if job.get("loaders"):  # as `on_train_end` does
+        loader._finish()
+        validation._finish()
     shapes = [list(batch["data"].shape), list(batch["target"][0].shape)]
     return {**times, "shapes": shapes, "statistics": np.mean(rows, 0).tolist()}
 
@@ -122,7 +129,7 @@ def step(job: dict, work: Path) -> dict:
     saved = torch.load(work / "batch.pt")
     batch = {"data": saved["data"], "target": saved["target"]}
     losses = [float(trainer.train_step(batch)["loss"])]  # warm-up
-    return {**_timed(lambda: losses.append(float(trainer.train_step(batch)["loss"])), job), "losses": losses[:3]}
+    return {**timed(lambda: losses.append(float(trainer.train_step(batch)["loss"])), job), "losses": losses[:3]}
 
 
 def export(job: dict, work: Path) -> dict:
@@ -148,7 +155,7 @@ def export(job: dict, work: Path) -> dict:
             logits, properties, configuration, plans, description, job["output"], num_threads_torch=job["threads"]
         )
 
-    return _timed(write, {"least": 1, "seconds": 0})
+    return timed(write, {"least": 1, "seconds": 0})
 
 
 def train(job: dict, work: Path) -> dict:
@@ -201,17 +208,6 @@ def _batch(job: dict, plans: dict, work: Path) -> dict:
     np.random.seed(0)  # noqa: NPY002
     batch = next(_loader(_trainer(job, plans, work)))
     return {"data": batch["data"], "target": batch["target"]}
-
-
-def _timed(function, job: dict) -> dict:
-    """Call a function for some seconds; returns what one call took, and what was resident before."""
-    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    count, began, cpu = 0, time.perf_counter(), time.process_time()
-    while count < job["least"] or time.process_time() - cpu < job["seconds"]:
-        function()
-        count += 1
-    return {"seconds": (time.perf_counter() - began) / count, "cpu_seconds": (time.process_time() - cpu) / count,
-            "count": count, "resident_before": resident}  # fmt: skip
 
 
 def _product(values) -> int:

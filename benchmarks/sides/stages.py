@@ -63,9 +63,10 @@ def _first_output(place: Place) -> Work:
 
 
 def batches(place: Place) -> Iterator[tuple[str, Callable[[], Work]]]:
-    """Make augmented batches of three shapes in one thread of one process."""
+    """Make augmented batches of three shapes: in one thread of one process; and ahead of need, as training does."""
     for data in ("hippocampus", "ct", "slices"):
         yield data, lambda data=data: _in_training(place, "batches", data, Target(0.4, 0.5))
+        yield f"{data} loaders", lambda data=data: _in_training(place, "batches", data, Target(0.4, 0.5), loaders=True)
 
 
 def step(place: Place) -> Iterator[tuple[str, Callable[[], Work]]]:
@@ -76,22 +77,35 @@ def step(place: Place) -> Iterator[tuple[str, Callable[[], Work]]]:
             yield f"{data} bf16", lambda data=data: _in_training(place, "step", data, Target(0.4, 0.8), "bf16")
 
 
-def _in_training(place: Place, stage: str, data: str, target: Target, precision: str = "fp32") -> Work:
+def _in_training(
+    place: Place, stage: str, data: str, target: Target, precision: str = "fp32", *, loaders: bool = False
+) -> Work:
     at, made, taken = trained(place, data)
     count = 1 if stage == "batches" else place.threads
-    limits = {"least": 2, "seconds": 2} if place.quick else {"least": 3, "seconds": 20}
+    limits: dict[str, Any] = {"least": 2, "seconds": 2} if place.quick else {"least": 3, "seconds": 20}
+    if loaders:  # what nnU-Net keeps ready, and what is under way, is taken before
+        limits |= {"loaders": place.threads, "ahead": max(6, place.threads // 2) + 2 * place.threads}
     common = {"dataset": DATA[data], "configuration": CONFIGURATIONS[data], "threads": count, "seed": 1, **limits}
     ours = {"raw": at.work / "raw" / DATA[data], "workspace": at.work / "ours", "plans_name": taken["plans_name"],
             "model": taken["model"], "batch": at.work / "batch.pt", "precision": precision}  # fmt: skip
     theirs = {"plans": made["plans"], "checkpoint": made["checkpoint"]}
-    suffix = "" if precision == "fp32" else f" {precision}"
+    kind = "loaders" if loaders else "" if precision == "fp32" else precision
     return Work(
-        stage, f"{data}{suffix}", at.side("autoseg", stage, name=f"ours_{stage}{suffix.strip()}", **common, **ours),
-        at.side("nnunet", stage, name=f"theirs_{stage}", **common, **theirs), target,
+        stage, f"{data} {kind}".rstrip(), at.side("autoseg", stage, name=f"ours_{stage}{kind}", **common, **ours),
+        at.side("nnunet", stage, name=f"theirs_{stage}{kind}", **common, **theirs), target,
         compare_batches if stage == "batches" else compare_losses, unit={"batches": "batch", "step": "step"}[stage],
-        differs="nnU-Net makes the targets of deep supervision with the batch, autoseg in the loss; so the two stages "
-        "together are the fair sum" + ("; nnU-Net has no bf16 on a CPU and runs fp32" if suffix else ""),
+        differs=_differences(precision, loaders),
     )  # fmt: skip
+
+
+def _differences(precision: str, loaders: bool) -> str:
+    told = (
+        "nnU-Net makes the targets of deep supervision with the batch, autoseg in the loss; so the two stages together "
+        "are the fair sum"
+    )
+    if loaders:
+        told += "; as in training nnU-Net's loaders are processes, with one more for validation, autoseg's are threads"
+    return told if precision == "fp32" else f"{told}; nnU-Net has no bf16 on a CPU and runs fp32"
 
 
 def trained(place: Place, data: str) -> tuple[Place, dict[str, Any], dict[str, Any]]:

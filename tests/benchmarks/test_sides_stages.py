@@ -78,6 +78,7 @@ def test_every_stage_names_its_data_without_preparing_anything(place):
     names = {stage: [data for data, _ in make(place)] for stage, make in STAGES.items()}
     assert names["predict"] == ["hippocampus", "cardiac", "ct"]
     assert names["evaluate"] == ["hippocampus", "ct104"]
+    assert names["batches"][:2] == ["hippocampus", "hippocampus loaders"]
     assert not place.work.exists()
 
 
