@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autoseg.errors import UserError
+from autoseg.machine import available_cores
 
 if TYPE_CHECKING:
     import torch
@@ -50,6 +51,23 @@ def choose_precision(precision: str, device: torch.device) -> str:
     if device.type == "cpu":
         return "bf16" if cpu_has_bf16() else "fp32"
     return "fp32"
+
+
+def prepare_to_compute(device: torch.device, *, processes: int = 1) -> None:
+    """Settle for this process, one of so many on the machine, how torch is to compute: called before whatever does.
+
+    torch takes a thread per core of the machine; here it takes no more than the cores that affinity and cgroup quota
+    leave, and fewer where OMP_NUM_THREADS or the caller said so. With more, they wait for each other throttled.
+    On CUDA cuDNN times its convolutions once per shape, as patches all have one, unless the same bits are asked for.
+    """
+    import torch
+
+    threads = max(1, available_cores() // processes)
+    if threads < torch.get_num_threads():
+        torch.set_num_threads(threads)
+    if device.type == "cuda":
+        cudnn = torch.backends.cudnn
+        cudnn.benchmark = not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
 
 
 @functools.cache

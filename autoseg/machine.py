@@ -12,13 +12,19 @@ from pathlib import Path
 def available_cores(root: Path = Path("/")) -> int:
     """Return the cores this process may use: affinity, cut by the cgroup's quota (v1 and v2); at least 1."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, core_quota(root))))
+
+
+def core_quota(root: Path = Path("/")) -> float:
+    """Return how many cores' time the cgroups of this process leave it (v1 and v2); infinite without a quota."""
+    cores = math.inf
     for folder in _cgroup_folders(root, "cpu"):
-        quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
+        quota, _, period = _text(folder / "cpu.max").partition(" ")
         if not quota:
             quota, period = _text(folder / "cpu.cfs_quota_us"), _text(folder / "cpu.cfs_period_us")
         if quota.isdigit() and period.isdigit() and int(period):
-            cores = min(cores, math.ceil(int(quota) / int(period)))
-    return max(1, cores)
+            cores = min(cores, int(quota) / int(period))
+    return cores
 
 
 def available_memory(root: Path = Path("/")) -> int:

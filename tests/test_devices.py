@@ -1,10 +1,58 @@
-"""How weights are laid out for the CPU."""
+"""How torch is told to compute here, and how weights are laid out for the CPU."""
 
 import pytest
 import torch
 from torch import nn
 
-from autoseg.devices import lay_out_for_cpu, put_channels_last
+from autoseg import devices
+from autoseg.devices import lay_out_for_cpu, prepare_to_compute, put_channels_last
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+@pytest.fixture
+def torch_settings():
+    """What these tests change of torch is as before after them."""
+    threads, cudnn = torch.get_num_threads(), torch.backends.cudnn
+    before = cudnn.benchmark, cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
+    yield
+    torch.set_num_threads(threads)
+    cudnn.benchmark, cudnn.deterministic = before[:2]
+    torch.use_deterministic_algorithms(before[2])
+
+
+@pytest.mark.parametrize(
+    ("asked", "cores", "processes", "used"),
+    [(8, 2, 1, 2), (1, 4, 1, 1), (8, 4, 2, 2), (8, 5, 2, 2), (8, 2, 4, 1), (3, 3, 1, 3)],
+)
+def test_torch_takes_the_threads_of_the_quota_or_the_fewer_asked_for(
+    asked, cores, processes, used, monkeypatch, torch_settings
+):
+    monkeypatch.setattr(devices, "available_cores", lambda: cores)
+    torch.set_num_threads(asked)
+    prepare_to_compute(CPU, processes=processes)
+    assert torch.get_num_threads() == used
+
+
+@pytest.mark.parametrize(
+    ("device", "deterministic_cudnn", "deterministic", "before", "after"),
+    [
+        (CUDA, False, False, False, True),
+        (CUDA, False, True, False, False),
+        (CUDA, False, True, True, False),  # a run before had it on
+        (CUDA, True, False, True, False),
+        (CPU, False, False, False, False),
+        (CPU, False, False, True, True),
+    ],
+)
+def test_cudnn_chooses_by_timing_unless_the_same_bits_are_asked_for(
+    device, deterministic_cudnn, deterministic, before, after, torch_settings
+):
+    torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = before, deterministic_cudnn
+    torch.use_deterministic_algorithms(deterministic)
+    prepare_to_compute(device)
+    assert torch.backends.cudnn.benchmark is after
+    assert torch.backends.cudnn.deterministic is deterministic_cudnn
 
 
 @pytest.mark.parametrize("dims", [2, 3])

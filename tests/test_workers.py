@@ -1,6 +1,7 @@
 """The worker pool under kind and unkind functions."""
 
 import functools
+import math
 import os
 import signal
 import subprocess
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from autoseg.errors import UserError
-from autoseg.machine import available_cores, available_memory, default_workers
+from autoseg.machine import available_cores, available_memory, core_quota, default_workers
 from autoseg.workers import run_cases
 
 
@@ -208,7 +209,9 @@ def test_cores_and_memory_of_cgroup_v2(tmp_path):
     (folder / "inner/memory.max").write_text("max\n")
     (folder / "inner/memory.current").write_text("700000\n")
     assert available_memory(tmp_path) == 1_000_000 - 700_000 + 100_000
+    assert core_quota(tmp_path) == math.inf
     (folder / "cpu.max").write_text("150000 100000\n")
+    assert core_quota(tmp_path) == 1.5
     assert available_cores(tmp_path) == min(2, len(os.sched_getaffinity(0)))
     (folder / "cpu.max").write_text("50000 100000\n")
     assert available_cores(tmp_path) == 1

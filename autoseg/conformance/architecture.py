@@ -14,6 +14,7 @@ import torch
 
 from autoseg.architecture import Architecture
 from autoseg.conformance.findings import Finding, attempt, require
+from autoseg.devices import prepare_to_compute
 from autoseg.network_sizing import NetworkSizing
 from autoseg.plans import NetworkSpec
 from autoseg.plugins import Found, named_sizing
@@ -26,6 +27,7 @@ ANISOTROPIC = ((1, 1, 1), (1, 2, 2), (2, 2, 2))
 def check(found: Found, architecture: type[Architecture]) -> Iterator[Finding]:
     """Yield one finding per check and dimension."""
     plugin = f"architecture {found.name}"
+    prepare_to_compute(torch.device("cpu"))
     yield attempt(plugin, "is a network class", lambda: _is_class(architecture))
     if found.sizing:
         yield attempt(plugin, "is sized by its base class", lambda: _is_sized(found, architecture))

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from autoseg.architecture import Architecture
 from autoseg.deadlines import file_bytes
+from autoseg.devices import prepare_to_compute
 from autoseg.errors import AutosegError, UserError
 from autoseg.inference.alone import alone_in
 from autoseg.inference.jobs import Job, make_job, require_own_files
@@ -79,6 +80,7 @@ def predict_folder(
     """
     if output.resolve() == inputs.resolve():
         raise UserError("input and output are the same folder", where=output, mend="choose another output folder")
+    prepare_to_compute(predictor.device)
     model = predictor.model
     bad: dict[str, UserError] = {}
     cases = list_prediction_cases(

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 import autoseg
+from autoseg.devices import prepare_to_compute
 from autoseg.errors import UserError
 from autoseg.inference.members import LoadedMember, load_members
 from autoseg.interop import runner
@@ -70,7 +71,9 @@ def export(
     _check_ending(model, folder)
     for name in (part for member in model.members for part in (member.name, *member.folds)):
         checked_name(name, "members", folder / MODEL_FILE)
-    members = load_members(folder, model, device=torch.device("cpu"), folds=folds, trust_plugins=trust_plugins)
+    device = torch.device("cpu")
+    prepare_to_compute(device)
+    members = load_members(folder, model, device=device, folds=folds, trust_plugins=trust_plugins)
     with new_folder(output) as new:
         described = [_write_member(new, member, format) for member in members]
         write_bytes(new / RUNNER, Path(runner.__file__).read_bytes())

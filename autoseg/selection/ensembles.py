@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from autoseg.devices import choose_device
+from autoseg.devices import choose_device, prepare_to_compute
 from autoseg.errors import UserError
 from autoseg.evaluation import evaluate_case
 from autoseg.labels import Labels
@@ -41,6 +41,7 @@ class FoldPredictor:
         self._store = CaseStore(workspace.store_folder(dataset_name, self.configuration.data_identifier), cache=False)
         self._workspace = workspace
         self._device = choose_device(device)
+        prepare_to_compute(self._device)
         self._loaded: Run | None = None
         self._network: Any = None
 

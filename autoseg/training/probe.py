@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from autoseg.devices import choose_precision, cpu_has_bf16, lay_out_for_cpu
+from autoseg.devices import choose_precision, cpu_has_bf16, lay_out_for_cpu, prepare_to_compute
 from autoseg.machine import available_cores
 from autoseg.plans import NetworkSpec
 from autoseg.training.bare_step import DTYPES, make_optimizer, training_loss
@@ -41,6 +41,7 @@ def time_step(
     Both bf16 and fp32 are timed where the CPU multiplies bf16, and the faster one counts; GPUs run what training
     takes there. Each measurement starts no further step once `patience` seconds are over.
     """
+    prepare_to_compute(torch.device(device))
     formats = [choose_precision("auto", torch.device(device))]
     if device == "cpu":
         formats = ["fp32", "bf16"] if cpu_has_bf16() else ["fp32"]

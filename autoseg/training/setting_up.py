@@ -12,7 +12,7 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from autoseg.architecture import Architecture
-from autoseg.devices import lay_out_for_cpu
+from autoseg.devices import lay_out_for_cpu, prepare_to_compute
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.small_maps import guard_small_maps
 from autoseg.training.trainer import Trainer
@@ -42,7 +42,8 @@ def make_fabric(device: torch.device, precision: str, processes: int) -> lightni
 def set_up(
     trainer: Trainer, fabric: lightning_fabric.Fabric
 ) -> tuple[dict[str, nn.Module], dict[str, torch.optim.Optimizer]]:
-    """Build and wrap everything that the trainer trains; returns its modules and optimisers."""
+    """Build and wrap everything that the trainer trains, in the process that does; returns modules and optimisers."""
+    prepare_to_compute(fabric.device, processes=trainer.context.processes)
     modules = trainer.prepare()
     optimizers = trainer.build_optimizers(modules)
     for name, module in modules.items():
