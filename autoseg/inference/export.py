@@ -7,7 +7,7 @@ it grows neither with the number of classes nor, but for the result itself, with
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -42,15 +42,34 @@ def logits_to_probabilities(
 @torch.inference_mode()
 def label_map(members: Sequence[Resampled], labels: Labels) -> np.ndarray:
     """Return the internal label map (Z, Y, X) int16 of the logits of one or more members."""
+    if len(members) == 1:
+        return label_map_of_rows(members, labels)
     frame = members[0].frame
     result = np.zeros(frame.shape, dtype=np.int16)
-    if len(members) == 1:
-        for slab in frame.slabs():
-            result[frame.rows(slab)] = _decide_stream(members[0], slab, labels).cpu().numpy()
-        return result
     for slab in frame.slabs(values=labels.num_outputs):
         mean = _mean_probabilities(members, slab, labels)
         result[frame.rows(slab)] = _decide(mean, labels, threshold=0.5).cpu().numpy()
+    return result
+
+
+@torch.inference_mode()
+def label_map_of_rows(parts: Iterable[Resampled], labels: Labels) -> np.ndarray:
+    """Return the internal label map (Z, Y, X) int16 of logits that come as parts, in the order of their rows.
+
+    A part is not touched once the next one is asked for. Raises ValueError where rows are missing in the end.
+    """
+    result: np.ndarray | None = None
+    done = 0
+    for part in parts:
+        frame = part.frame
+        if result is None:
+            result = np.zeros(frame.shape, dtype=np.int16)
+        rows = part.rows(done)
+        for slab in frame.slabs(rows, values=part.value):
+            result[frame.rows(slab)] = _decide_stream(part, slab, labels).cpu().numpy()
+        done = rows.stop
+    if result is None or done < frame.cropped[0]:
+        raise ValueError(f"logits came for {done} rows only")
     return result
 
 

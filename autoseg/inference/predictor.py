@@ -18,7 +18,7 @@ from autoseg.inference.export import label_map, probabilities, uncertainty
 from autoseg.inference.folder import CaseResult, predict_folder
 from autoseg.inference.members import LoadedMember, load_members
 from autoseg.inference.postprocessing import postprocess
-from autoseg.inference.preprocessed import predict_mean, previous_stage_label
+from autoseg.inference.preprocessed import predict_label_map, predict_mean, previous_stage_label
 from autoseg.inference.resampling import Resampled
 from autoseg.inference.versions import tell_other_versions
 from autoseg.inference.window import FORMATS, Mean
@@ -141,21 +141,19 @@ class Predictor:
         self, prepared: Prepared, *, save_probabilities: bool = False, uncertainty: bool = False
     ) -> Prediction:
         """Segment what `prepare` returned."""
-        labels = self.model.labels
+        if not save_probabilities and not uncertainty and sum(m.member.in_ensemble for m in self.members) == 1:
+            return self._labels_alone(prepared)
         outputs: dict[str, Mean] = {}
         stages: dict[str, np.ndarray] = {}
-        needed = {loaded.member.previous_stage for loaded in self.members} - {None}
         for loaded in self.members:
             case = prepared[loaded.preprocessing]
-            previous = None
-            if loaded.member.previous_stage is not None:
-                below = stages[loaded.member.previous_stage]
-                previous = previous_stage_label(below, case.properties, loaded.plans, loaded.configuration)
-            mean = self._predict_member(loaded, case, previous, with_uncertainty=uncertainty)
-            if loaded.member.name in needed:
-                stages[loaded.member.name] = label_map([_resampled(mean.logits, loaded, case)], labels)
-            if loaded.member.in_ensemble:
-                outputs[loaded.member.name] = mean
+            if not loaded.member.in_ensemble:
+                stages[loaded.member.name] = self._label_map(loaded, case, stages)
+                continue
+            mean = self._mean(loaded, case, stages, with_uncertainty=uncertainty)
+            if loaded.member.name in self._previous_stages:
+                stages[loaded.member.name] = label_map([_resampled(mean.logits, loaded, case)], self.model.labels)
+            outputs[loaded.member.name] = mean
         return self._export(outputs, prepared, save_probabilities=save_probabilities, with_uncertainty=uncertainty)
 
     def predict_folder(
@@ -174,26 +172,51 @@ class Predictor:
             workers=workers, restart=restart,
         )  # fmt: skip
 
-    def _predict_member(
-        self, loaded: LoadedMember, case: Preprocessed, previous: np.ndarray | None, *, with_uncertainty: bool
+    @property
+    def _previous_stages(self) -> set[str | None]:
+        return {loaded.member.previous_stage for loaded in self.members}
+
+    def _labels_alone(self, prepared: Prepared) -> Prediction:
+        """Segment by one configuration and its previous stages; no logits are kept."""
+        stages: dict[str, np.ndarray] = {}
+        for loaded in self.members:
+            stages[loaded.member.name] = self._label_map(loaded, prepared[loaded.preprocessing], stages)
+        (result,) = (stages[loaded.member.name] for loaded in self.members if loaded.member.in_ensemble)
+        return Prediction(label=self.model.labels.to_raw(postprocess(result, self.model.postprocessing)))
+
+    def _label_map(self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray]) -> np.ndarray:
+        return predict_label_map(
+            loaded.networks, _image(case), loaded.plans, loaded.configuration, case.properties, self.model.labels,
+            **self._fields(loaded, case, stages),
+        )  # fmt: skip
+
+    def _mean(
+        self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray], *, with_uncertainty: bool
     ) -> Mean:
-        activation = "sigmoid" if self.model.labels.regions else "softmax"
+        regions = self.model.labels.regions
+        activation = "sigmoid" if regions else "softmax"
         mean = predict_mean(
-            loaded.networks,
-            torch.from_numpy(np.ascontiguousarray(case.data)),
-            loaded.configuration,
-            mirror_axes=loaded.member.mirror_axes if self.settings.mirroring else (),
-            device=self.device,
-            step_size=self.settings.step_size,
-            precision=self.settings.precision,
-            previous_label=previous,
-            activation=activation if with_uncertainty and loaded.member.in_ensemble else None,
-            adaptation=self.settings.adaptation,
-            regions=self.model.labels.regions,
-        )
+            loaded.networks, _image(case), loaded.configuration, activation=activation if with_uncertainty else None,
+            regions=regions, **self._fields(loaded, case, stages),
+        )  # fmt: skip
         if len(self.members) > 1:  # several volumes of logits wait for each other: not on the GPU
             return Mean(mean.logits.cpu(), None if mean.probabilities is None else mean.probabilities.cpu())
         return mean
+
+    def _fields(self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray]) -> dict[str, Any]:
+        """Return how a member predicts, and from what previous stage."""
+        previous = None
+        if loaded.member.previous_stage is not None:
+            below = stages[loaded.member.previous_stage]
+            previous = previous_stage_label(below, case.properties, loaded.plans, loaded.configuration)
+        return {
+            "mirror_axes": loaded.member.mirror_axes if self.settings.mirroring else (),
+            "device": self.device,
+            "step_size": self.settings.step_size,
+            "precision": self.settings.precision,
+            "previous_label": previous,
+            "adaptation": self.settings.adaptation,
+        }
 
     def _export(
         self, outputs: Mapping[str, Mean], prepared: Prepared, *, save_probabilities: bool, with_uncertainty: bool
@@ -213,6 +236,10 @@ class Predictor:
             probabilities=probabilities(logits, labels) if save_probabilities else None,
             uncertainty=doubt,
         )
+
+
+def _image(case: Preprocessed) -> torch.Tensor:
+    return torch.from_numpy(np.ascontiguousarray(case.data))
 
 
 def _resampled(values: torch.Tensor, loaded: LoadedMember, case: Preprocessed) -> Resampled:

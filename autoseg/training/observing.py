@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 
 import numpy as np
 import torch
 
 from autoseg.evaluation.overlap import counts_from_histogram, histogram_size, joint_histogram
 from autoseg.evaluation.summary import mean_of_defined
-from autoseg.inference import predict_preprocessed
+from autoseg.inference import Rows, predict_rows
 from autoseg.labels import Labels
 from autoseg.training.checkpoint import Progress, unwrapped
 from autoseg.training.clock import Clock
@@ -87,15 +88,19 @@ class Observer:
         network = unwrapped(self.trainer.inference_module())
         image = torch.from_numpy(stored.image())
         with told_as_divergence(self.trainer, f"case {case}", image, step):
-            logits = predict_preprocessed(
-                [network], image, context.configuration, device=self.device,
+            predicted = predict_rows(
+                [network], image, context.configuration, lambda parts: decide_rows(parts, labels), device=self.device,
                 step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,
             )  # fmt: skip
-        predicted = decide(logits.cpu(), labels)
         reference = stored.label().clip(min=0)
         histogram = joint_histogram(predicted, reference, size=histogram_size(labels))
         dice = {name: counts.dice for name, counts in counts_from_histogram(histogram, labels).items()}
         return dice, int(np.count_nonzero(predicted))
+
+
+def decide_rows(parts: Iterator[Rows], labels: Labels) -> np.ndarray:
+    """Return the internal label map (Z, Y, X) of logits that come as rows along the first axis, on their own grid."""
+    return np.concatenate([decide(part.means[0][:, part.fresh - part.first :].cpu(), labels) for part in parts])
 
 
 def decide(logits: torch.Tensor, labels: Labels) -> np.ndarray:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from autoseg.errors import CaseError, UserError
 from autoseg.evaluation import evaluate_case, summarize, write_summary
-from autoseg.inference import logits_to_label_map, predict_preprocessed
+from autoseg.inference import predict_label_map
 from autoseg.raw import read_label, write_label
 from autoseg.storage import file_hash, read_json
 from autoseg.training.checkpoint import unwrapped
@@ -113,11 +113,11 @@ def _label_map(
     previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
     image = torch.from_numpy(stored.image())
     with told_as_divergence(trainer, f"case {case}", image, step):
-        logits = predict_preprocessed(
-            [network], image, context.configuration, mirror_axes=trainer.mirror_axes(),
-            device=device, step_size=step_size, precision=trainer.precision, previous_label=previous,
+        return predict_label_map(
+            [network], image, context.plans, context.configuration, stored.properties, trainer.labels,
+            mirror_axes=trainer.mirror_axes(), device=device, step_size=step_size, precision=trainer.precision,
+            previous_label=previous,
         )  # fmt: skip
-    return logits_to_label_map(logits, stored.properties, context.plans, context.configuration, trainer.labels)
 
 
 def score(case: str, predicted: np.ndarray, context: RunContext) -> dict[str, Any]:

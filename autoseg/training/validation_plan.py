@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from autoseg.inference import logits_to_label_map, predict_preprocessed
+from autoseg.inference.tile_pass import patches_per_call
 from autoseg.inference.tiles import make_tiles
-from autoseg.inference.window import patches_per_call
 from autoseg.plans import Configuration
 from autoseg.training.checkpoint import unwrapped
 from autoseg.training.thread_count import candidates

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from autoseg.inference import (
     Resampled,
     label_map,
+    label_map_of_rows,
     logits_to_label_map,
     logits_to_probabilities,
     probabilities,
@@ -106,6 +107,37 @@ def test_probabilities_and_labels_equal_whole_volume_resampling(name, forward, s
     assert torch.equal(values, before)
     assert label.dtype == np.int16
     np.testing.assert_array_equal(label, whole.argmax(0))
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("forward", [(0, 1, 2), (2, 0, 1), (1, 0, 2)])
+@pytest.mark.parametrize("steps", [(1,) * 12, (3, 1, 2, 9), (50,)])
+def test_labels_of_parts_equal_labels_of_the_whole(name, forward, steps):
+    """Rows come in parts of these sizes, each with the last row of the part before it."""
+    spacing, target, resampled, _ = CASES[name]
+    plans = geometry(forward)
+    arguments = (case((9, 9, 11), ((1, 8), (0, 9), (2, 10)), resampled, spacing), plans, configuration(*target))
+    values = logits(4, *resampled)
+    along = plans.transpose_backward[0]
+
+    def parts():
+        done = 0
+        for step in steps:
+            stop = min(done + step, resampled[along])
+            first = max(0, done - 1)
+            if stop > done:
+                part = values.narrow(along + 1, first, stop - first).clone()
+                yield Resampled(part, *arguments, first=first)
+                part.fill_(torch.nan)  # not looked at any more
+            done = stop
+
+    np.testing.assert_array_equal(label_map_of_rows(parts(), FOUR), logits_to_label_map(values, *arguments, FOUR))
+
+
+def test_missing_rows_are_told():
+    place = (case((8, 4, 4), ((0, 8), (0, 4), (0, 4)), (6, 4, 4), (1, 1, 1)), geometry(), configuration(1.5, 1, 1))
+    with pytest.raises(ValueError, match="rows only"):
+        label_map_of_rows([Resampled(logits(4, 4, 4, 4), *place, first=0)], FOUR)
 
 
 def test_regions_are_thresholded_and_painted():

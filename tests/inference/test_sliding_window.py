@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
-from autoseg.inference import window
+from autoseg.inference import tile_pass
+from autoseg.inference.sums import Sums
 from autoseg.inference.tiles import gaussian_weights, padding, tile_starts
 from autoseg.inference.window import sliding_window, sliding_window_logits
 
@@ -173,7 +174,7 @@ def test_an_image_that_does_not_fit_on_the_device_stays_where_it_is(error):
             raise error
 
     values = Stays()
-    assert window._to_device(values, torch.device("cuda")) is values
+    assert tile_pass._to_device(values, torch.device("cuda")) is values
 
 
 @pytest.mark.parametrize("error", FULL)
@@ -186,7 +187,7 @@ def test_sums_that_do_not_fit_on_the_device_are_kept_in_main_memory(error, monke
         return zeros(*size, **options)
 
     monkeypatch.setattr(torch, "zeros", full)
-    sums = window._Sums(2, (3, 4, 5), torch.device("cuda"), count=2)
+    sums = Sums(2, (3, 4, 5), torch.device("cuda"), count=2)
     assert [tuple(total.shape) for total in sums.totals] == [(2, 3, 4, 5)] * 2
     assert {total.device.type for total in sums.totals} == {"cpu"}
 
