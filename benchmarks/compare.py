@@ -27,7 +27,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sides import equal_time, figures, measuring, scaling, stages
+from sides import equal_time, figures, measuring, scaling, stages, versions
 from sides.place import Job, Place, Work
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,11 +35,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def measure(work: Work, pairs: int) -> dict[str, Any]:
     """Warm up, run both sides alternately, compare what they made; returns the summary."""
-    jobs = {"autoseg": work.ours, "nnunet": work.theirs}
+    jobs = {name: job for name, job in (("autoseg", work.ours), ("nnunet", work.theirs)) if job is not None}
     samples: dict[str, list[figures.Sample]] = {name: [] for name in jobs}
     answers: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
-    for job in work.warm or (work.ours, work.theirs):
+    for job in work.warm or jobs.values():
         _attempt(job, failures, "warm-up")
     failures.clear()  # what fails in the warm-up fails again below, where it is told
     for _ in range(pairs):
@@ -51,6 +51,8 @@ def measure(work: Work, pairs: int) -> dict[str, Any]:
     if failures:
         summary["failures"] = failures
         summary["check"] = {"agree": False, "reason": "not both sides ended"}
+    elif work.check is None:
+        summary["check"] = {"agree": None}
     else:
         summary["check"] = work.check(answers["autoseg"], answers["nnunet"])
     return summary | {"unit": work.unit, "differs": work.differs, "answers": answers}
@@ -69,12 +71,13 @@ def _attempt(job: Job, failures: dict[str, str], name: str) -> tuple[figures.Sam
 def tell(work: Work, summary: dict[str, Any]) -> None:
     """Print the line of a piece of work, and what must be known of it."""
     check = summary["check"]
-    if not check["agree"]:
+    if check["agree"] is False:
         summary["ratios"] = dict.fromkeys(summary["ratios"])
         summary["time_verdict"] = summary["memory_verdict"] = "not comparable"
     print(figures.table_row(work.stage, work.data, summary))
     parts = {key: value for key, value in check.items() if key != "agree"}
-    print(f"    per {work.unit}; " + ("agree" if check["agree"] else "DO NOT AGREE") + f" {json.dumps(parts)}")
+    told = {True: "agree", False: "DO NOT AGREE", None: "no other side"}[check["agree"]]
+    print(f"    per {work.unit}; {told} {json.dumps(parts)}")
     for name, text in summary.get("failures", {}).items():
         print(f"    {name} failed: {text}")
     if work.differs:
@@ -93,6 +96,7 @@ def machine(threads: int) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "processor": model, "threads": threads,
         "memory_gib": round(memory / 2**20, 1), "system": platform.system(), "python": platform.python_version(),
         "load_before": os.getloadavg() if hasattr(os, "getloadavg") else None, "seed": 1,
+        "memory_pages": "autoseg asks torch for large pages (THP_MEM_ALLOC_ENABLE=1), nnU-Net does not",
     }  # fmt: skip
 
 
@@ -124,8 +128,12 @@ def main() -> None:
     cores = sorted(os.sched_getaffinity(0))
     threads = min(options.threads or len(cores), len(cores))
     os.sched_setaffinity(0, cores[:threads])
-    report: dict[str, Any] = {"machine": machine(threads), "pairs": options.pairs, "quick": options.quick, "rows": []}
+    report: dict[str, Any] = {
+        "machine": machine(threads), "versions": versions.of(sys.executable, options.nnunet_python),
+        "pairs": options.pairs, "quick": options.quick, "rows": [],
+    }  # fmt: skip
     print(json.dumps(report["machine"]))
+    print(json.dumps(report["versions"]))
     print(figures.HEADER, flush=True)
     with tempfile.TemporaryDirectory(prefix="compare_") as temporary:
         work = (options.work or Path(temporary)).resolve()

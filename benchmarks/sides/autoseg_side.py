@@ -14,12 +14,12 @@ from timing import timed
 def main() -> None:
     """Carry out one job and print its answer."""
     job = json.loads(Path(sys.argv[1]).read_text())
-    if job["do"] in ("batches", "step", "export", "import"):
+    functions = {"batches": batches, "step": step, "export": export, "segment": segment, "import": import_model}
+    if job["do"] in functions:
         import torch
 
         torch.set_num_threads(job["threads"])
         torch.manual_seed(job.get("seed", 0))
-        functions = {"batches": batches, "step": step, "export": export, "import": import_model}
     else:
         import checking
         import material
@@ -102,7 +102,42 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from autoseg.inference.export import logits_to_label_map
+    from autoseg.inference import logits_to_label_map
+
+    plans, labels, properties, write = _many_classes(job)
+    logits = torch.empty(np.load(job["logits"], mmap_mode="r").shape)
+    for index in range(len(logits)):  # opened for each class: what is mapped counts as memory
+        logits[index] = torch.from_numpy(np.load(job["logits"], mmap_mode="r")[index].astype(np.float32))
+    configuration = plans.configuration("3d_fullres")
+    return timed(
+        lambda: write(logits_to_label_map(logits, properties, plans, configuration, labels)), {"least": 1, "seconds": 0}
+    )
+
+
+def segment(job: dict[str, Any]) -> dict[str, Any]:
+    """Predict noise by one convolution with an output per class, tile by tile; decide on the grid of the image, write.
+
+    So small a network leaves the memory to what the sliding window and the export take.
+    """
+    import torch
+
+    from autoseg.inference import predict_label_map
+
+    plans, labels, properties, write = _many_classes(job)
+    network = torch.nn.Conv3d(1, labels.num_outputs, 3, padding=1)
+    image = torch.randn(1, *properties.shape_resampled)
+    return timed(
+        lambda: write(
+            predict_label_map(
+                [network], image, plans, plans.configuration("3d_fullres"), properties, labels, precision="fp32"
+            )
+        ),
+        {"least": 1, "seconds": 0},
+    )
+
+
+def _many_classes(job: dict[str, Any]) -> tuple[Any, Any, Any, Any]:
+    """Return plans, labels and properties of the case with many classes, and what writes its label map."""
     from autoseg.interop.nnunet_plans import read_plans
     from autoseg.labels import labels_from_description
     from autoseg.raw import read_label, write_label
@@ -113,23 +148,16 @@ def export(job: dict[str, Any]) -> dict[str, Any]:
     theirs = Path(job["plans"])
     plans = read_plans(json.loads(theirs.read_text()), description, labels, "3d_fullres", theirs)
     _, geometry = read_label(Path(job["grid"]))
-    logits = torch.empty(np.load(job["logits"], mmap_mode="r").shape)
-    for index in range(len(logits)):  # opened for each class: what is mapped counts as memory
-        logits[index] = torch.from_numpy(np.load(job["logits"], mmap_mode="r")[index].astype(np.float32))
     shape = tuple(job["shape"])
     properties = CaseProperties(
         spacing=tuple(geometry.spacing),
         shape_before_crop=shape,
         crop_box=tuple((0, size) for size in shape),
         shape_after_crop=shape,
-        shape_resampled=tuple(logits.shape[1:]),
+        shape_resampled=tuple(job["coarse"]),
     )
-
-    def write() -> None:
-        found = logits_to_label_map(logits, properties, plans, plans.configuration("3d_fullres"), labels)
-        write_label(Path(job["output"] + ".nii.gz"), labels.to_raw(found), geometry)
-
-    return timed(write, {"least": 1, "seconds": 0})
+    output = Path(job["output"] + ".nii.gz")
+    return plans, labels, properties, lambda found: write_label(output, labels.to_raw(found), geometry)
 
 
 def trained(job: dict[str, Any]) -> dict[str, Any]:

@@ -48,6 +48,7 @@ def make_export(job: dict[str, Any]) -> dict[str, Any]:
     return {
         "logits": str(folder / "logits.npy"), "grid": str(folder / "references" / "ct_0.nii.gz"),
         "plans": str(folder / "plans.json"), "description": str(folder / "dataset.json"), "shape": list(fine.shape),
+        "coarse": list(pieces.shape),
     }  # fmt: skip
 
 

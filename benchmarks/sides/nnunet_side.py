@@ -33,7 +33,8 @@ def main() -> None:
 
     torch.set_num_threads(job["threads"])
     torch.manual_seed(job.get("seed", 0))
-    functions = {"prepare": prepare, "batches": batches, "step": step, "export": export, "train": train}
+    functions = {"prepare": prepare, "batches": batches, "step": step, "export": export, "segment": segment,
+                 "train": train}  # fmt: skip
     print("ANSWER " + json.dumps(functions[job["do"]](job, work)))
 
 
@@ -135,6 +136,31 @@ def step(job: dict, work: Path) -> dict:
 def export(job: dict, work: Path) -> dict:
     """Resample logits to the grid of the image, decide, write; the logits are in memory before."""
     import numpy as np
+
+    write = _writer(job)
+    logits = np.load(job["logits"])  # half precision, as nnunetv2 predicts
+    return timed(lambda: write(logits), {"least": 1, "seconds": 0})
+
+
+def segment(job: dict, work: Path) -> dict:
+    """Predict noise by one convolution with an output per class, tile by tile; decide on the image's grid, write."""
+    import torch
+    from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    plans, write = PlansManager(job["plans"]), _writer(job)
+    description = json.loads(Path(job["description"]).read_text())
+    network, configuration = torch.nn.Conv3d(1, job["classes"], 3, padding=1), plans.get_configuration("3d_fullres")
+    image = torch.randn(1, *job["coarse"])
+    predictor = nnUNetPredictor(use_mirroring=False, device=torch.device("cpu"), allow_tqdm=False)
+    predictor.manual_initialization(
+        network, plans, configuration, [network.state_dict()], description, "nnUNetTrainer", None
+    )  # fmt: skip
+    return timed(lambda: write(predictor.predict_logits_from_preprocessed_data(image)), {"least": 1, "seconds": 0})
+
+
+def _writer(job: dict):
+    """Return what resamples logits to the grid of the image, decides and writes."""
     from nnunetv2.inference.export_prediction import export_prediction_from_logits
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -147,15 +173,10 @@ def export(job: dict, work: Path) -> dict:
         "shape_after_cropping_and_before_resampling": shape,
         "bbox_used_for_cropping": [[0, size] for size in shape],
     }
-    logits = np.load(job["logits"])  # half precision, as nnunetv2 predicts
     configuration = plans.get_configuration("3d_fullres")
-
-    def write() -> None:
-        export_prediction_from_logits(
-            logits, properties, configuration, plans, description, job["output"], num_threads_torch=job["threads"]
-        )
-
-    return timed(write, {"least": 1, "seconds": 0})
+    return lambda logits: export_prediction_from_logits(
+        logits, properties, configuration, plans, description, job["output"], num_threads_torch=job["threads"]
+    )
 
 
 def train(job: dict, work: Path) -> dict:

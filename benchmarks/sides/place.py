@@ -43,9 +43,10 @@ class Work:
     stage: str
     data: str
     ours: Job
-    theirs: Job
+    theirs: Job | None  # None: nnU-Net has nothing like it
     target: Target
-    check: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]]  # the answers of both -> {"agree": bool, ...}
+    # the answers of both -> {"agree": bool, ...}; None where there is no other side
+    check: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None
     unit: str = "command"
     differs: str = ""  # where the two do not do the same work
     warm: tuple[Job, Job] | None = None  # instead of one run of each, where that is long

@@ -1,4 +1,4 @@
-"""How time and memory grow: with the number of cases in preprocessing, with the number of classes in export."""
+"""How time and memory grow: with the cases in preprocessing, with the classes in export and in whole predictions."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from sides.stages import export_jobs, preprocess_work
 CASES = (25, 50, 100, 200)
 CLASSES = (8, 26, 104)
 BAR = 50  # characters of the longest bar
+UNITS = (("s", "seconds", 1.0), ("MiB", "tree_bytes", MIB), ("MiB risen", "rise_bytes", MIB))
 
 
 def run(place: Place, data: Sequence[str] | None) -> dict[str, Any]:
@@ -28,6 +29,13 @@ def run(place: Place, data: Sequence[str] | None) -> dict[str, Any]:
         size, counts = (60, (4, 12)) if place.quick else (200, CLASSES)
         pairs = {count: export_jobs(place.at(f"classes_{count}"), size=size, classes=count)[0] for count in counts}
         found["classes"] = _grow(f"export to {size}^3, classes", pairs)
+    if not data or "prediction" in data:
+        size, counts = (60, (4, 12)) if place.quick else (200, CLASSES)
+        pairs = {
+            count: export_jobs(place.at(f"classes_{count}"), size=size, classes=count, do="segment")[0]
+            for count in counts
+        }
+        found["prediction"] = _grow(f"sliding window and export to {size}^3, classes", pairs)
     return found
 
 
@@ -40,20 +48,22 @@ def _grow(title: str, pairs: dict[int, tuple[Job, Job]]) -> dict[str, Any]:
     for side, samples in rows.items():
         print(f"{title}: {side}")
         known = {count: sample for count, sample in samples.items() if sample is not None}
-        for unit, column, scale in (("s", "seconds", 1.0), ("MiB", "tree_bytes", MIB)):
-            most = max((sample[column] for sample in known.values()), default=1)
+        for unit, column, scale in UNITS:
+            most = max((sample[column] for sample in known.values()), default=1) or 1
             for count, sample in samples.items():
                 if sample is None:
                     print(f"  {count:6} failed")
                     continue
-                print(f"  {count:6} {sample[column] / scale:10.1f} {unit:4}{'#' * round(BAR * sample[column] / most)}")
+                print(f"  {count:6} {sample[column] / scale:10.1f} {unit:11}{'#' * round(BAR * sample[column] / most)}")
         result[side] = {"samples": samples}
         if len(known) > 1:
             for column in ("seconds", "cpu_seconds", "tree_bytes"):
                 result[side][column] = line_through([(count, sample[column]) for count, sample in known.items()])
+            time, memory = result[side]["seconds"], result[side]["tree_bytes"]
             print(
-                f"  time ~ n^{result[side]['seconds']['exponent']:.2f} (R^2 of a line "
-                f"{result[side]['seconds']['r_squared']:.3f}), memory ~ n^{result[side]['tree_bytes']['exponent']:.2f}"
+                f"  time ~ n^{time['exponent']:.2f}: {time['intercept']:.2f} s + {time['slope']:.4f} s each (R^2 of a "
+                f"line {time['r_squared']:.3f}); memory ~ n^{memory['exponent']:.2f}: "
+                f"{memory['slope'] / MIB:.2f} MiB each"
             )
     return result
 

@@ -16,12 +16,17 @@ CONFIGURATIONS = {"hippocampus": "3d_fullres", "cardiac": "3d_fullres", "ct": "3
 
 
 def evaluate(place: Place) -> Iterator[tuple[str, Callable[[], Work]]]:
-    """Score a folder: hippocampus, and a CT with many classes."""
-    yield "hippocampus", lambda: _evaluate(place, "hippocampus", place.at("evaluate_hippocampus"))
-    yield "ct104", lambda: _evaluate(place, "ct104", place.at("many"))
+    """Score a folder: hippocampus, and a CT with many classes; as nnU-Net does, and with surface scores, alone."""
+    for data in ("hippocampus", "ct104"):
+        yield data, lambda data=data: _evaluate(place, data, _evaluated_at(place, data))
+        yield f"{data} surface", lambda data=data: _evaluate(place, data, _evaluated_at(place, data), surface=True)
 
 
-def _evaluate(place: Place, data: str, at: Place) -> Work:
+def _evaluated_at(place: Place, data: str) -> Place:
+    return place.at("many" if data == "ct104" else "evaluate_hippocampus")
+
+
+def _evaluate(place: Place, data: str, at: Place, *, surface: bool = False) -> Work:
     if data == "ct104":
         made = many_classes(at)
     else:
@@ -31,10 +36,15 @@ def _evaluate(place: Place, data: str, at: Place) -> Work:
     folders = at.work / "predictions", at.work / "references"
     ours, theirs = at.work / "ours.json", at.work / "theirs.json"
     n = place.threads
+    arguments = (*folders, "--dataset-json", made["description"], "--output", ours, "--workers", n)
+    if surface:
+        return Work(
+            "evaluate", f"{data} surface", at.command("autoseg", "autoseg", "evaluate", *arguments, threads=1), None,
+            Target(), differs="nnU-Net has no surface scores: HD95 and surface Dice of every label by autoseg alone",
+        )  # fmt: skip
     return Work(
         "evaluate", data,
-        at.command("autoseg", "autoseg", "evaluate", *folders, "--dataset-json", made["description"], "--output", ours,
-                   "--no-surface", "--workers", n, threads=1),
+        at.command("autoseg", "autoseg", "evaluate", *arguments, "--no-surface", threads=1),
         at.command("nnunet", "nnUNetv2_evaluate_folder", *reversed(folders), "-djfile", made["description"],
                    "-pfile", made["plans"], "-o", theirs, "-np", n, threads=1),
         Target(0.33),
@@ -225,14 +235,16 @@ def _export(place: Place) -> Work:
     )  # fmt: skip
 
 
-def export_jobs(at: Place, *, size: int | None = None, classes: int | None = None) -> tuple[Any, dict[str, Any]]:
-    """Return the jobs of both sides, and the material."""
+def export_jobs(
+    at: Place, *, size: int | None = None, classes: int | None = None, do: str = "export"
+) -> tuple[Any, dict[str, Any]]:
+    """Return the jobs of both sides, and the material; `do` "segment": the sliding window as well."""
     made = many_classes(at, size=size, classes=classes)
     jobs = []
     for side, name in (("autoseg", "ours"), ("nnunet", "theirs")):
-        folder = at.work / f"export_{name}"
+        folder = at.work / f"{do}_{name}"
         folder.mkdir(exist_ok=True)
-        jobs.append(at.side(side, "export", name=f"export_{name}", output=folder / "ct_0", **made))
+        jobs.append(at.side(side, do, name=f"{do}_{name}", output=folder / "ct_0", **made))
     return tuple(jobs), made
 
 

@@ -77,7 +77,7 @@ def test_commands_lie_beside_the_interpreters(place):
 def test_every_stage_names_its_data_without_preparing_anything(place):
     names = {stage: [data for data, _ in make(place)] for stage, make in STAGES.items()}
     assert names["predict"] == ["hippocampus", "cardiac", "ct"]
-    assert names["evaluate"] == ["hippocampus", "ct104"]
+    assert names["evaluate"] == ["hippocampus", "hippocampus surface", "ct104", "ct104 surface"]
     assert names["batches"][:2] == ["hippocampus", "hippocampus loaders"]
     assert not place.work.exists()
 
