@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import lightning_fabric
@@ -99,20 +101,42 @@ def _with_strides(strides: tuple[int, ...], gradient: torch.Tensor | None) -> to
 
 
 def _compiled(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabric) -> nn.Module:
-    """Try torch.compile on one forward pass; on failure say so once and go on without."""
+    """Try torch.compile on a batch as training has them; on failure say so once and go on without."""
     wanted = trainer.compile == "on" or (trainer.compile == "auto" and fabric.device.type == "cuda")
     if not wanted or not isinstance(module, Architecture):
         return module
-    spec = module.spec
-    sample = torch.zeros(1, spec.in_channels, *spec.patch_size, device=fabric.device)
+    spec, batch_size = module.spec, trainer._share(trainer.stream_settings().batch_size)
     try:
-        compiled = torch.compile(module)
-        with torch.no_grad(), fabric.autocast():
-            compiled(sample)
+        compiled = torch.compile(module, dynamic=False)  # batches all have one shape
+        with _without_traces(module, fabric.device):
+            sample = torch.zeros(batch_size, spec.in_channels, *spec.patch_size, device=fabric.device)
+            with fabric.autocast():
+                outputs = compiled(fabric._precision.convert_input(sample))  # as Fabric's wrapper hands it on
+            _go_backward(outputs if isinstance(outputs, (list, tuple)) else [outputs], module)
     except Exception as error:  # whatever the compiler stumbles over, training can go on without it
         logger.warning("torch.compile failed (%s: %.120s); going on without it", type(error).__name__, error)
         return module
     return compiled
+
+
+def _go_backward(outputs: Sequence[torch.Tensor], module: nn.Module) -> None:
+    """Compute the gradients of all parameters, and keep none."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    torch.autograd.grad(sum(output.float().sum() for output in outputs), trained, allow_unused=True)
+
+
+@contextmanager
+def _without_traces(module: nn.Module, device: torch.device) -> Iterator[None]:
+    """Give buffers, such as the statistics of batch norms, and torch's random numbers back as they were."""
+    kept = [(part, name, buffer, buffer.clone()) for part in module.modules() for name, buffer in part._buffers.items()
+            if buffer is not None]  # fmt: skip
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for part, name, buffer, values in kept:
+                part._buffers[name] = buffer if torch.equal(buffer, values) else buffer.copy_(values)
 
 
 def parameter_count(module: nn.Module) -> int:
