@@ -161,6 +161,9 @@ def test_doctor_tells_what_there_is(autoseg, tmp_path):
     assert 0 < facts["memory_gib"] <= facts["memory_of_machine_gib"]
     assert min(facts["disk_free_gib"], facts["disk_write_mb_s"], facts["disk_read_mb_s"]) > 0
     assert facts["precision"] in ("fp32", "bf16", "fp16")
+    assert facts["cpu_formats"][0] == "fp32"
+    assert facts["torch_threads"] == min(torch.get_num_threads(), facts["cores"])
+    assert "core_quota" in facts
     assert "bottleneck" in autoseg("doctor").out
     assert list(tmp_path.iterdir()) == []  # the disk test leaves nothing behind
 
@@ -175,8 +178,10 @@ def test_bottleneck_by_hand():
         "disk_read_mb_s": 900,
     }
     assert "as it should be" in bottleneck(machine)
-    assert "4 core(s) per GPU" in bottleneck(machine | {"cores": 8})
+    assert "as it should be" in bottleneck(machine | {"cores": 8}), "four cores per GPU never wait"
+    assert "1.5 core(s) per GPU; reserve at least 2" in bottleneck(machine | {"cores": 3})
     assert "local SSD" in bottleneck(machine | {"disk_read_mb_s": 30})
     assert "this CPU" in bottleneck(machine | {"device": "cpu", "gpus": []})
     assert bottleneck(machine | {"memory_gib": 4.0}).startswith("memory")
     assert bottleneck(machine | {"disk_free_gib": 1.0}).startswith("disk space")
+    assert bottleneck(machine | {"device": "cpu", "gpus": [], "unused_gpu": "a GPU is not used"}) == "a GPU is not used"
