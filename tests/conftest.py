@@ -7,12 +7,16 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # several workers share the cores: one thread each, before torch counts them
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 from tiny_workspace import scratch, tiny
 
 __all__ = ["nnunet_model", "repository", "scratch", "shared", "tiny"]
 
 ROOT = Path(__file__).resolve().parents[1]
+
+hypothesis.settings.register_profile("autoseg", deadline=None)  # a busy machine is no fault
+hypothesis.settings.load_profile("autoseg")
 
 # A shell that starts the tests in the background leaves Ctrl-C ignored, in their children, too; some test it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -2,8 +2,10 @@
 
 from autoseg.inference.adaptation import Adaptation, adapted
 from autoseg.inference.export import (
+    Exported,
+    Outputs,
+    export_rows,
     label_map,
-    label_map_of_rows,
     logits_to_label_map,
     logits_to_probabilities,
     probabilities,
@@ -13,6 +15,7 @@ from autoseg.inference.folder import CaseResult
 from autoseg.inference.postprocessing import postprocess
 from autoseg.inference.predictor import Prediction, Predictor
 from autoseg.inference.preprocessed import (
+    Request,
     evaluating,
     one_hot_foreground,
     predict_label_map,
@@ -23,20 +26,24 @@ from autoseg.inference.preprocessed import (
 )
 from autoseg.inference.resampling import Resampled
 from autoseg.inference.tile_pass import Rows
-from autoseg.inference.window import Mean, sliding_window, sliding_window_logits, stream_window
+from autoseg.inference.window import Mean, Window, sliding_window, sliding_window_logits, stream_windows
 
 __all__ = [
     "Adaptation",
     "CaseResult",
+    "Exported",
     "Mean",
+    "Outputs",
     "Prediction",
     "Predictor",
+    "Request",
     "Resampled",
     "Rows",
+    "Window",
     "adapted",
     "evaluating",
+    "export_rows",
     "label_map",
-    "label_map_of_rows",
     "logits_to_label_map",
     "logits_to_probabilities",
     "one_hot_foreground",
@@ -49,6 +56,6 @@ __all__ = [
     "probabilities",
     "sliding_window",
     "sliding_window_logits",
-    "stream_window",
+    "stream_windows",
     "uncertainty",
 ]

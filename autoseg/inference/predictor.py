@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,18 @@ import torch
 from autoseg.devices import choose_device
 from autoseg.errors import UserError
 from autoseg.inference.adaptation import Adaptation
-from autoseg.inference.export import label_map, probabilities, uncertainty
+from autoseg.inference.case_prediction import CasePrediction, Prepared, Settings
 from autoseg.inference.folder import CaseResult, predict_folder
 from autoseg.inference.members import LoadedMember, load_members
 from autoseg.inference.postprocessing import postprocess
-from autoseg.inference.preprocessed import predict_label_map, predict_mean, previous_stage_label
-from autoseg.inference.resampling import Resampled
 from autoseg.inference.versions import tell_other_versions
-from autoseg.inference.window import FORMATS, Mean
+from autoseg.inference.window import FORMATS
 from autoseg.model_folder import Model, read_model
 from autoseg.preprocessing import preprocess_case
 from autoseg.storage import content_hash
 from autoseg.store import Preprocessed
 
 log = logging.getLogger(__name__)
-
-Prepared = Mapping[tuple[str, str], Preprocessed]
 
 
 @dataclass(frozen=True)
@@ -43,17 +39,6 @@ class Prediction:
     label: np.ndarray
     probabilities: np.ndarray | None = None
     uncertainty: np.ndarray | None = None
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How to predict; part of what makes a finished prediction valid."""
-
-    step_size: float = 0.5
-    mirroring: bool = True
-    precision: str = "auto"
-    network_options: Mapping[str, Any] = field(default_factory=dict)
-    adaptation: Adaptation | None = None
 
 
 class Predictor:
@@ -141,20 +126,11 @@ class Predictor:
         self, prepared: Prepared, *, save_probabilities: bool = False, uncertainty: bool = False
     ) -> Prediction:
         """Segment what `prepare` returned."""
-        if not save_probabilities and not uncertainty and sum(m.member.in_ensemble for m in self.members) == 1:
-            return self._labels_alone(prepared)
-        outputs: dict[str, Mean] = {}
-        stages: dict[str, np.ndarray] = {}
-        for loaded in self.members:
-            case = prepared[loaded.preprocessing]
-            if not loaded.member.in_ensemble:
-                stages[loaded.member.name] = self._label_map(loaded, case, stages)
-                continue
-            mean = self._mean(loaded, case, stages, with_uncertainty=uncertainty)
-            if loaded.member.name in self._previous_stages:
-                stages[loaded.member.name] = label_map([_resampled(mean.logits, loaded, case)], self.model.labels)
-            outputs[loaded.member.name] = mean
-        return self._export(outputs, prepared, save_probabilities=save_probabilities, with_uncertainty=uncertainty)
+        wanted = {"label": True, "probabilities": save_probabilities, "uncertainty": uncertainty}
+        case = CasePrediction(self.members, prepared, self.model.labels, self.settings, self.device)
+        found = case.run({name for name, is_wanted in wanted.items() if is_wanted})
+        label = self.model.labels.to_raw(postprocess(found.label, self.model.postprocessing))
+        return Prediction(label, found.probabilities, found.uncertainty)
 
     def predict_folder(
         self,
@@ -171,76 +147,3 @@ class Predictor:
             self, Path(inputs), Path(output), save_probabilities=save_probabilities, uncertainty=uncertainty,
             workers=workers, restart=restart,
         )  # fmt: skip
-
-    @property
-    def _previous_stages(self) -> set[str | None]:
-        return {loaded.member.previous_stage for loaded in self.members}
-
-    def _labels_alone(self, prepared: Prepared) -> Prediction:
-        """Segment by one configuration and its previous stages; no logits are kept."""
-        stages: dict[str, np.ndarray] = {}
-        for loaded in self.members:
-            stages[loaded.member.name] = self._label_map(loaded, prepared[loaded.preprocessing], stages)
-        (result,) = (stages[loaded.member.name] for loaded in self.members if loaded.member.in_ensemble)
-        return Prediction(label=self.model.labels.to_raw(postprocess(result, self.model.postprocessing)))
-
-    def _label_map(self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray]) -> np.ndarray:
-        return predict_label_map(
-            loaded.networks, _image(case), loaded.plans, loaded.configuration, case.properties, self.model.labels,
-            **self._fields(loaded, case, stages),
-        )  # fmt: skip
-
-    def _mean(
-        self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray], *, with_uncertainty: bool
-    ) -> Mean:
-        regions = self.model.labels.regions
-        activation = "sigmoid" if regions else "softmax"
-        mean = predict_mean(
-            loaded.networks, _image(case), loaded.configuration, activation=activation if with_uncertainty else None,
-            regions=regions, **self._fields(loaded, case, stages),
-        )  # fmt: skip
-        if len(self.members) > 1:  # several volumes of logits wait for each other: not on the GPU
-            return Mean(mean.logits.cpu(), None if mean.probabilities is None else mean.probabilities.cpu())
-        return mean
-
-    def _fields(self, loaded: LoadedMember, case: Preprocessed, stages: Mapping[str, np.ndarray]) -> dict[str, Any]:
-        """Return how a member predicts, and from what previous stage."""
-        previous = None
-        if loaded.member.previous_stage is not None:
-            below = stages[loaded.member.previous_stage]
-            previous = previous_stage_label(below, case.properties, loaded.plans, loaded.configuration)
-        return {
-            "mirror_axes": loaded.member.mirror_axes if self.settings.mirroring else (),
-            "device": self.device,
-            "step_size": self.settings.step_size,
-            "precision": self.settings.precision,
-            "previous_label": previous,
-            "adaptation": self.settings.adaptation,
-        }
-
-    def _export(
-        self, outputs: Mapping[str, Mean], prepared: Prepared, *, save_probabilities: bool, with_uncertainty: bool
-    ) -> Prediction:
-        labels = self.model.labels
-        loaded = [member for member in self.members if member.member.name in outputs]
-        cases = [prepared[member.preprocessing] for member in loaded]
-        means = [outputs[member.member.name] for member in loaded]
-        logits = [_resampled(mean.logits, *pair) for mean, *pair in zip(means, loaded, cases, strict=True)]
-        label = postprocess(label_map(logits, labels), self.model.postprocessing)
-        doubt = None
-        if with_uncertainty:
-            activated = zip(means, loaded, cases, strict=True)
-            doubt = uncertainty([_resampled(mean.probabilities, *pair) for mean, *pair in activated], labels)
-        return Prediction(
-            label=labels.to_raw(label),
-            probabilities=probabilities(logits, labels) if save_probabilities else None,
-            uncertainty=doubt,
-        )
-
-
-def _image(case: Preprocessed) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(case.data))
-
-
-def _resampled(values: torch.Tensor, loaded: LoadedMember, case: Preprocessed) -> Resampled:
-    return Resampled(values, case.properties, loaded.plans, loaded.configuration)

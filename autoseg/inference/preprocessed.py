@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 
 from autoseg.errors import UserError
 from autoseg.inference.adaptation import Adaptation, adapted
-from autoseg.inference.export import label_map_of_rows
+from autoseg.inference.export import Outputs, export_rows
 from autoseg.inference.resampling import Resampled
 from autoseg.inference.tile_pass import Activation, Rows
-from autoseg.inference.window import Mean, sliding_window, stream_window
+from autoseg.inference.window import Mean, Window, stream_windows
 from autoseg.labels import Labels
 from autoseg.plans import Configuration, Plans
 from autoseg.preprocessing.resample_labels import resample_labels
@@ -46,85 +47,80 @@ def predict_preprocessed(
     channel per foreground value. The networks must be on the device; training mode is restored afterwards.
     """
     return predict_mean(
-        networks, image, configuration, mirror_axes=mirror_axes, device=device, step_size=step_size,
-        precision=precision, previous_label=previous_label,
+        Request(networks, image, configuration, mirror_axes, device, step_size, precision, previous_label)
     ).logits  # fmt: skip
 
 
-def predict_mean(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    configuration: Configuration,
-    *,
-    mirror_axes: Sequence[int] = (),
-    device: str | torch.device = "cpu",
-    step_size: float = 0.5,
-    precision: str = "auto",
-    previous_label: np.ndarray | Tensor | None = None,
-    activation: Activation | None = None,
-    adaptation: Adaptation | None = None,
-    regions: bool = False,
-) -> Mean:
-    """Do as `predict_preprocessed`, and with `activation` return the mean of the activated outputs, too.
+@dataclass(frozen=True, eq=False)
+class Request:
+    """What is to be predicted of a preprocessed image (C, Z, Y, X) by the folds' `networks`; see `Window`.
 
-    With `adaptation` the networks are first adapted to the image; `regions` tells that outputs are not exclusive.
+    `previous_label` as in `predict_preprocessed`. With `adaptation` the networks are first adapted to the image;
+    `regions` tells that outputs are not exclusive. With `activated` the mean of the activated outputs comes, too.
     """
-    image = _with_previous_stage(torch.as_tensor(image), previous_label, configuration)
-    with _made_ready(networks, image, configuration, adaptation, regions, step_size, device):
-        return sliding_window(
-            networks, image, configuration.patch_size, num_outputs=configuration.network.num_outputs,
-            step_size=step_size, mirror_axes=mirror_axes, device=device, precision=precision, activation=activation,
-        )  # fmt: skip
+
+    networks: Sequence[nn.Module]
+    image: Tensor
+    configuration: Configuration
+    mirror_axes: Sequence[int] = ()
+    device: str | torch.device = "cpu"
+    step_size: float = 0.5
+    precision: str = "auto"
+    previous_label: np.ndarray | Tensor | None = None
+    adaptation: Adaptation | None = None
+    regions: bool = False
+    activated: bool = False
+
+    @contextmanager
+    def window(self, along: int | None) -> Iterator[Window]:
+        """Return the sliding window; networks are in evaluation mode, and adapted if this is wanted, meanwhile."""
+        image = _with_previous_stage(torch.as_tensor(self.image), self.previous_label, self.configuration)
+        patch, outputs = self.configuration.patch_size, self.configuration.network.num_outputs
+        activation: Activation = "sigmoid" if self.regions else "softmax"
+        with evaluating(self.networks), ExitStack() as stack:
+            if self.adaptation is not None:
+                entropies = stack.enter_context(
+                    adapted(
+                        self.networks, image, patch, self.adaptation, regions=self.regions, step_size=self.step_size,
+                        device=self.device,
+                    )
+                )  # fmt: skip
+                log.debug("entropy while adapting, per network: %s", entropies)
+            yield Window(
+                self.networks, image, patch, outputs, self.step_size, self.mirror_axes, self.device, self.precision,
+                activation=activation if self.activated else None, along=along,
+            )  # fmt: skip
 
 
-def predict_rows(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    configuration: Configuration,
-    consume: Callable[[Iterator[Rows]], T],
-    *,
-    along: int = 0,
-    mirror_axes: Sequence[int] = (),
-    device: str | torch.device = "cpu",
-    step_size: float = 0.5,
-    precision: str = "auto",
-    previous_label: np.ndarray | Tensor | None = None,
-    adaptation: Adaptation | None = None,
-    regions: bool = False,
-) -> T:
-    """Do as `predict_mean`, and return what `consume` makes of the logits, row by row; see `stream_window`."""
-    image = _with_previous_stage(torch.as_tensor(image), previous_label, configuration)
-    with _made_ready(networks, image, configuration, adaptation, regions, step_size, device):
-        return stream_window(
-            networks, image, configuration.patch_size, consume, along=along,
-            num_outputs=configuration.network.num_outputs, step_size=step_size, mirror_axes=mirror_axes, device=device,
-            precision=precision,
-        )  # fmt: skip
+def predict_mean(request: Request) -> Mean:
+    """Return the mean logits, and activated outputs if they are wanted, of the whole image."""
+    with request.window(None) as window:
+        return stream_windows([window], lambda streams: Mean(*next(streams[0]).means))
 
 
-def predict_label_map(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    plans: Plans,
-    configuration: Configuration,
-    properties: CaseProperties,
-    labels: Labels,
-    **fields: Any,
-) -> np.ndarray:
-    """Return the internal label map (Z, Y, X) int16 on the original grid; `fields` are those of `predict_rows`.
+def predict_rows(request: Request, consume: Callable[[Iterator[Rows]], T], *, along: int = 0) -> T:
+    """Return what `consume` makes of the rows of the mean along an axis of (Z, Y, X); see `stream_windows`."""
+    with request.window(along) as window:
+        return stream_windows([window], lambda streams: consume(streams[0]))
+
+
+def predict_label_map(request: Request, plans: Plans, properties: CaseProperties, labels: Labels) -> np.ndarray:
+    """Return the internal label map (Z, Y, X) int16 on the original grid.
 
     Logits are decided as soon as they are finished, so that those of the whole volume are never in memory.
     """
-
-    def decide(parts: Iterator[Rows]) -> np.ndarray:
-        resampled = (
-            Resampled(part.means[0], properties, plans, configuration, first=part.first) for part in parts
-        )  # fmt: skip
-        return label_map_of_rows(resampled, labels)
-
+    place = properties, plans, request.configuration
     return predict_rows(
-        networks, image, configuration, decide, along=plans.transpose_backward[0], regions=labels.regions, **fields
+        request, lambda parts: export_rows([outputs_of(parts, *place)], labels).label, along=plans.transpose_backward[0]
     )
+
+
+def outputs_of(
+    parts: Iterator[Rows], properties: CaseProperties, plans: Plans, configuration: Configuration
+) -> Iterator[Outputs]:
+    """Yield rows along the image's first axis as the export takes them."""
+    for part in parts:
+        yield Outputs(*(Resampled(mean, properties, plans, configuration, first=part.first) for mean in part.means))
 
 
 def _with_previous_stage(
@@ -136,29 +132,6 @@ def _with_previous_stage(
     if len(image) != configuration.network.in_channels:
         raise UserError(f"{configuration.name!r} takes {configuration.network.in_channels} channels, got {len(image)}")
     return image
-
-
-@contextmanager
-def _made_ready(
-    networks: Sequence[nn.Module],
-    image: Tensor,
-    configuration: Configuration,
-    adaptation: Adaptation | None,
-    regions: bool,
-    step_size: float,
-    device: str | torch.device,
-) -> Iterator[None]:
-    """Put the networks into evaluation mode and adapt them to the image, if this is wanted, as long as this lasts."""
-    with evaluating(networks), ExitStack() as stack:
-        if adaptation is not None:
-            entropies = stack.enter_context(
-                adapted(
-                    networks, image, configuration.patch_size, adaptation, regions=regions, step_size=step_size,
-                    device=device,
-                )
-            )  # fmt: skip
-            log.debug("entropy while adapting, per network: %s", entropies)
-        yield
 
 
 def one_hot_foreground(label: np.ndarray | Tensor, count: int) -> Tensor:

@@ -39,7 +39,11 @@ class Rows:
 
 
 class NotFinite(Exception):
-    """The mean holds NaN or infinite values."""
+    """The mean that a pass computes, its `source`, holds NaN or infinite values."""
+
+    def __init__(self, source: Pass):
+        super().__init__()
+        self.source = source
 
 
 def patches_per_call(patch_size: Sequence[int], device: torch.device) -> int:
@@ -59,8 +63,10 @@ class Pass:
         self,
         *,
         networks: Sequence[Network],
+        image: Tensor,
         patch_size: Sequence[int],
         mirror_axes: Sequence[int],
+        step_size: float,
         device: torch.device,
         dtype: torch.dtype,
         num_outputs: int,
@@ -68,6 +74,8 @@ class Pass:
         tile_batch: int | None,
     ):
         self.networks = networks
+        self.image = image
+        self.step_size = step_size
         self.patch_size = tuple(patch_size)
         self.mirrors = mirror_combinations(mirror_axes)
         self.device = device
@@ -77,13 +85,13 @@ class Pass:
         self.batch = tile_batch or patches_per_call(self.patch_size, device)
 
     @torch.inference_mode()
-    def rows(self, image: Tensor, step_size: float, along: int | None) -> Iterator[Rows]:
+    def rows(self, along: int | None) -> Iterator[Rows]:
         """Yield the mean for an image (C, Z, Y, X) as rows along an axis; None: all at once. Raises NotFinite."""
-        axis = along or 0
+        axis, image = along or 0, self.image
         pads = padding(image.shape[1:], self.patch_size)
         padded = F.pad(image, [amount for pad in reversed(pads) for amount in pad]) if any(map(any, pads)) else image
         padded = _to_device(padded, self.device)
-        tiles = make_tiles(padded.shape[1:], self.patch_size, step_size)
+        tiles = make_tiles(padded.shape[1:], self.patch_size, self.step_size)
         tiles.sort(key=lambda tile: tile.index[axis].start)
         stop = padded.shape[axis + 1]
         row = self.num_outputs * padded[0].numel() // stop
@@ -97,9 +105,20 @@ class Pass:
         while done < len(tiles):
             done = self._add_until(handed + worth, padded, tiles, done, sums, axis)
             finished = tiles[done].index[axis].start if done < len(tiles) else stop
-            yield _handed(sums, handed, finished, inside, axis)
+            yield self._handed(sums, handed, finished, inside, axis)
             sums.release(finished - 1)
             handed = finished
+
+    def _handed(self, sums: Sums, fresh: int, stop: int, inside: Sequence[slice], axis: int) -> Rows:
+        """Return the rows of the sums before `stop`, without padding; `fresh` and `stop` count the padded rows."""
+        before = inside[axis].start
+        place = list(inside)
+        place[axis] = slice(max(0, before - sums.first), min(stop, inside[axis].stop) - sums.first)
+        means = tuple(total[(slice(None), *place)] for total in sums.rows(stop))
+        logits = means[0]
+        if not bool(torch.isfinite(logits.sum(dtype=torch.float32))) and not bool(torch.isfinite(logits).all()):
+            raise NotFinite(self)
+        return Rows(max(0, sums.first - before), max(0, fresh - before), means)
 
     @property
     def _tiles_per_call(self) -> int:
@@ -171,18 +190,6 @@ def _reach(tiles: Sequence[Tile], axis: int, count: int) -> int:
         tiles[min(first + count - 1, last)].index[axis].stop - tile.index[axis].start
         for first, tile in enumerate(tiles)
     )
-
-
-def _handed(sums: Sums, fresh: int, stop: int, inside: Sequence[slice], axis: int) -> Rows:
-    """Return the rows of the sums before `stop`, without padding; `fresh` and `stop` count the padded rows."""
-    before = inside[axis].start
-    place = list(inside)
-    place[axis] = slice(max(0, before - sums.first), min(stop, inside[axis].stop) - sums.first)
-    means = tuple(total[(slice(None), *place)] for total in sums.rows(stop))
-    logits = means[0]
-    if not bool(torch.isfinite(logits.sum(dtype=torch.float32))) and not bool(torch.isfinite(logits).all()):
-        raise NotFinite
-    return Rows(max(0, sums.first - before), max(0, fresh - before), means)
 
 
 def _flip(values: Tensor, axes: tuple[int, ...]) -> Tensor:

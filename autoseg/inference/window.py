@@ -2,7 +2,7 @@
 
 Source: sliding-window prediction with mirroring, Isensee et al. 2021 (nnU-Net v2 rules). Logits are averaged over
 mirrors, folds and tiles. Deviations: the Gaussian stays in separable factors (see `tiles`), the mean is kept in float32
-where nnU-Net keeps float16, and it need not be kept as a whole: `stream_window` hands rows out as they are finished.
+where nnU-Net keeps float16, and need not be kept as a whole: `stream_windows` hands rows out as they are finished.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -31,6 +31,11 @@ class Mean:
 
     logits: Tensor
     probabilities: Tensor | None = None
+
+    @property
+    def given(self) -> tuple[Tensor, ...]:
+        """Return what there is: logits, then activated outputs if they were asked for."""
+        return (self.logits,) if self.probabilities is None else (self.logits, self.probabilities)
 
 
 def sliding_window_logits(
@@ -75,60 +80,63 @@ def sliding_window(
 
     Raises: UserError when a single patch does not fit or the output is not finite.
     """
-    return _computed(
-        lambda parts: Mean(*next(parts).means), image, step_size, device, precision, None,
-        networks=networks, patch_size=patch_size, mirror_axes=mirror_axes, num_outputs=num_outputs,
-        activation=activation, tile_batch=tile_batch,
+    window = Window(
+        networks, image, patch_size, num_outputs, step_size, mirror_axes, device, precision, tile_batch, activation
     )  # fmt: skip
+    return stream_windows([window], lambda streams: Mean(*next(streams[0]).means))
 
 
-def stream_window(
-    networks: Sequence[Network],
-    image: Tensor,
-    patch_size: Sequence[int],
-    consume: Callable[[Iterator[Rows]], T],
-    *,
-    along: int,
-    num_outputs: int,
-    step_size: float = 0.5,
-    mirror_axes: Sequence[int] = (),
-    device: str | torch.device = "cpu",
-    precision: str = "auto",
-    tile_batch: int | None = None,
-) -> T:
-    """Do as `sliding_window`, and return what `consume` makes of the rows along an axis of (Z, Y, X), in their order.
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One prediction by sliding window, with what `sliding_window` takes.
 
-    Memory is that of the rows that tiles reach at a time, not of the volume. `consume` is called again, from the first
-    row on, where the output is not finite in a reduced precision.
+    `along` is the axis of (Z, Y, X) along which rows are handed out as they are finished; None: all at once.
     """
-    return _computed(
-        consume, image, step_size, device, precision, along,
-        networks=networks, patch_size=patch_size, mirror_axes=mirror_axes, num_outputs=num_outputs,
-        activation=None, tile_batch=tile_batch,
-    )  # fmt: skip
+
+    networks: Sequence[Network]
+    image: Tensor
+    patch_size: Sequence[int]
+    num_outputs: int
+    step_size: float = 0.5
+    mirror_axes: Sequence[int] = ()
+    device: str | torch.device = "cpu"
+    precision: str = "auto"
+    tile_batch: int | None = None
+    activation: Activation | None = None
+    along: int | None = None
+
+    def begin(self, precision: str) -> Pass:
+        """Return the pass over the volume in a format."""
+        return Pass(
+            networks=self.networks, image=self.image, patch_size=self.patch_size, mirror_axes=self.mirror_axes,
+            step_size=self.step_size, device=choose_device(self.device), dtype=FORMATS[precision],
+            num_outputs=self.num_outputs, activation=self.activation, tile_batch=self.tile_batch,
+        )  # fmt: skip
 
 
-def _computed(
-    consume: Callable[[Iterator[Rows]], T],
-    image: Tensor,
-    step_size: float,
-    device: str | torch.device,
-    precision: str,
-    along: int | None,
-    **fields: Any,
-) -> T:
-    if not 0 < step_size <= 1:
-        raise UserError(f"step_size must be above 0 and at most 1, got {step_size}")
-    chosen = choose_device(device)
-    reduced = choose_precision(precision, chosen)
-    for name in dict.fromkeys((reduced, "fp32")):
+def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[Rows]]], T]) -> T:
+    """Return what `consume` makes of the rows of every window, in their order; several windows may take turns.
+
+    Memory is that of the rows that tiles reach at a time, not of the volume. `consume` is called again, with all rows
+    from the first one on, where an output is not finite in a reduced precision: this window then computes in float32.
+
+    Raises: UserError as `sliding_window` does.
+    """
+    for window in windows:
+        if not 0 < window.step_size <= 1:
+            raise UserError(f"step_size must be above 0 and at most 1, got {window.step_size}")
+    formats = [choose_precision(window.precision, choose_device(window.device)) for window in windows]
+    while True:
+        passes = [window.begin(name) for window, name in zip(windows, formats, strict=True)]
         try:
-            return consume(Pass(device=chosen, dtype=FORMATS[name], **fields).rows(image, step_size, along))
-        except NotFinite:
-            if not bool(torch.isfinite(image).all()):
-                break
-            if name != "fp32":
-                log.warning("the network's output is not finite in %s: computed again in fp32", name)
-    raise UserError(
-        "the network's output is not finite", mend="look for NaN or huge values in the image, or train the model again"
-    )
+            return consume([one.rows(window.along) for one, window in zip(passes, windows, strict=True)])
+        except NotFinite as error:
+            which = passes.index(error.source)
+        if formats[which] == "fp32" or not bool(torch.isfinite(windows[which].image).all()):
+            raise UserError(
+                "the network's output is not finite",
+                mend="look for NaN or huge values in the image, or train the model again",
+            )
+        log.warning("the network's output is not finite in %s: computed again in fp32", formats[which])
+        formats[which] = "fp32"
+        del passes  # the next ones need as much memory

@@ -10,7 +10,7 @@ import torch
 
 from autoseg.evaluation.overlap import counts_from_histogram, histogram_size, joint_histogram
 from autoseg.evaluation.summary import mean_of_defined
-from autoseg.inference import Rows, predict_rows
+from autoseg.inference import Request, Rows, predict_rows
 from autoseg.labels import Labels
 from autoseg.training.checkpoint import Progress, unwrapped
 from autoseg.training.clock import Clock
@@ -88,10 +88,11 @@ class Observer:
         network = unwrapped(self.trainer.inference_module())
         image = torch.from_numpy(stored.image())
         with told_as_divergence(self.trainer, f"case {case}", image, step):
-            predicted = predict_rows(
-                [network], image, context.configuration, lambda parts: decide_rows(parts, labels), device=self.device,
-                step_size=self.step_size, precision=self.trainer.precision, previous_label=previous,
+            request = Request(
+                [network], image, context.configuration, device=self.device, step_size=self.step_size,
+                precision=self.trainer.precision, previous_label=previous,
             )  # fmt: skip
+            predicted = predict_rows(request, lambda parts: decide_rows(parts, labels))
         reference = stored.label().clip(min=0)
         histogram = joint_histogram(predicted, reference, size=histogram_size(labels))
         dice = {name: counts.dice for name, counts in counts_from_histogram(histogram, labels).items()}

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from autoseg.errors import CaseError, UserError
 from autoseg.evaluation import evaluate_case, summarize, write_summary
-from autoseg.inference import predict_label_map
+from autoseg.inference import Request, predict_label_map
 from autoseg.raw import read_label, write_label
 from autoseg.storage import file_hash, read_json
 from autoseg.training.checkpoint import unwrapped
@@ -113,11 +113,11 @@ def _label_map(
     previous = None if context.previous_stage is None else stored.previous_stage(name=context.previous_stage)
     image = torch.from_numpy(stored.image())
     with told_as_divergence(trainer, f"case {case}", image, step):
-        return predict_label_map(
-            [network], image, context.plans, context.configuration, stored.properties, trainer.labels,
-            mirror_axes=trainer.mirror_axes(), device=device, step_size=step_size, precision=trainer.precision,
-            previous_label=previous,
+        request = Request(
+            [network], image, context.configuration, trainer.mirror_axes(), device, step_size, trainer.precision,
+            previous, regions=trainer.labels.regions,
         )  # fmt: skip
+        return predict_label_map(request, context.plans, stored.properties, trainer.labels)
 
 
 def score(case: str, predicted: np.ndarray, context: RunContext) -> dict[str, Any]:

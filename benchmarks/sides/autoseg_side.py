@@ -121,19 +121,13 @@ def segment(job: dict[str, Any]) -> dict[str, Any]:
     """
     import torch
 
-    from autoseg.inference import predict_label_map
+    from autoseg.inference import Request, predict_label_map
 
     plans, labels, properties, write = _many_classes(job)
     network = torch.nn.Conv3d(1, labels.num_outputs, 3, padding=1)
     image = torch.randn(1, *properties.shape_resampled)
-    return timed(
-        lambda: write(
-            predict_label_map(
-                [network], image, plans, plans.configuration("3d_fullres"), properties, labels, precision="fp32"
-            )
-        ),
-        {"least": 1, "seconds": 0},
-    )
+    request = Request([network], image, plans.configuration("3d_fullres"), precision="fp32")
+    return timed(lambda: write(predict_label_map(request, plans, properties, labels)), {"least": 1, "seconds": 0})
 
 
 def _many_classes(job: dict[str, Any]) -> tuple[Any, Any, Any, Any]:

@@ -10,9 +10,10 @@ from skimage.transform import resize
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoseg.inference import (
+    Outputs,
     Resampled,
+    export_rows,
     label_map,
-    label_map_of_rows,
     logits_to_label_map,
     logits_to_probabilities,
     probabilities,
@@ -127,17 +128,54 @@ def test_labels_of_parts_equal_labels_of_the_whole(name, forward, steps):
             first = max(0, done - 1)
             if stop > done:
                 part = values.narrow(along + 1, first, stop - first).clone()
-                yield Resampled(part, *arguments, first=first)
+                yield Outputs(Resampled(part, *arguments, first=first))
                 part.fill_(torch.nan)  # not looked at any more
             done = stop
 
-    np.testing.assert_array_equal(label_map_of_rows(parts(), FOUR), logits_to_label_map(values, *arguments, FOUR))
+    found = export_rows([parts()], FOUR).label
+    np.testing.assert_array_equal(found, logits_to_label_map(values, *arguments, FOUR))
 
 
 def test_missing_rows_are_told():
     place = (case((8, 4, 4), ((0, 8), (0, 4), (0, 4)), (6, 4, 4), (1, 1, 1)), geometry(), configuration(1.5, 1, 1))
-    with pytest.raises(ValueError, match="rows only"):
-        label_map_of_rows([Resampled(logits(4, 4, 4, 4), *place, first=0)], FOUR)
+    with pytest.raises(ValueError, match="some of the rows only"):
+        export_rows([iter([Outputs(Resampled(logits(4, 4, 4, 4), *place, first=0))])], FOUR)
+
+
+def test_members_whose_rows_come_in_other_parts_take_turns():
+    """Grids, axes and sizes of parts differ; everything that is wanted equals what whole outputs give."""
+    box = ((0, 6), (1, 8), (0, 9))
+    turned = case((9, 6, 8), ((0, 9), (0, 6), (1, 8)), (5, 4, 6), (1, 1, 1))
+    places = [
+        (case((6, 8, 9), box, (6, 7, 9), (1, 1, 1)), geometry(), configuration(1, 1, 1)),
+        (turned, geometry((2, 0, 1)), configuration(1.5, 1.5, 1.2)),
+    ]
+    values = [logits(4, 6, 7, 9), logits(4, 5, 4, 6, seed=1)]
+    activated = [value.softmax(0) for value in values]
+    want = {"label", "probabilities", "uncertainty"}
+    asked = []
+
+    def parts(index, step):
+        along = places[index][1].transpose_backward[0]
+        size = values[index].shape[along + 1]
+        for start in range(0, size, step):
+            asked.append(index)
+            first = max(0, start - 1)
+            both = [
+                whole.narrow(along + 1, first, min(start + step, size) - first).clone()
+                for whole in (values[index], activated[index])
+            ]
+            yield Outputs(*(Resampled(part, *places[index], first=first) for part in both))
+            for part in both:
+                part.fill_(torch.nan)
+
+    found = export_rows([parts(0, 1), parts(1, 2)], FOUR, want)
+    whole = [Resampled(value, *place) for value, place in zip(values, places, strict=True)]
+    np.testing.assert_array_equal(found.label, label_map(whole, FOUR))
+    np.testing.assert_allclose(found.probabilities, probabilities(whole, FOUR), atol=1e-6)
+    sure = [Resampled(value, *place) for value, place in zip(activated, places, strict=True)]
+    np.testing.assert_allclose(found.uncertainty, uncertainty(sure, FOUR), atol=1e-6)
+    assert asked != sorted(asked), "they take turns"
 
 
 def test_regions_are_thresholded_and_painted():

@@ -255,8 +255,10 @@ def test_a_reader_or_writer_that_hangs_is_told(predictor, images, tmp_path, monk
     messages = []
 
     def note(message, *arguments):
-        messages.append(message % arguments)
-        told.set()
+        text = message % arguments
+        if stage in text:  # on a busy machine the other one may be slow for once, too
+            messages.append(text)
+            told.set()
 
     monkeypatch.setattr(waiting.log, "warning", note)
     results = predictor.predict_folder(images, tmp_path / "out")

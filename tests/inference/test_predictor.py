@@ -4,7 +4,7 @@ import torch
 from scipy import ndimage
 
 from autoseg.errors import UserError
-from autoseg.inference import Predictor, logits_to_label_map, predict_preprocessed, previous_stage_label
+from autoseg.inference import Predictor, logits_to_label_map, predict_preprocessed, previous_stage_label, tile_pass
 from autoseg.model_folder import PostprocessingStep
 from autoseg.preprocessing import preprocess_case
 
@@ -122,6 +122,42 @@ def test_a_cascade_sees_the_label_map_of_the_stage_before(model_writer, tmp_path
     found = predictor.predict_array(image, SPACING).label
     np.testing.assert_array_equal(found, np.array([0, 3, 7])[expected])
     assert (logits(top, np.zeros_like(low_label)) != expected).any(), "the stage before matters"
+
+
+ENSEMBLES = {
+    "two": (
+        {"name": "flat", "plans": {"spacing": (1.2, 0.8), "patch_size": (16, 8)}},
+        {"name": "deep", "plans": {"transpose": (2, 0, 1), "spacing": (1.1, 1.4, 0.9)}},
+    ),
+    "a stage that is in the ensemble, too": (
+        {"name": "low", "plans": {"spacing": (1.5, 1.5, 1.5)}},
+        {"name": "full", "previous_stage": "low", "plans": {"in_channels": 3, "spacing": (1.0, 0.8, 1.1)}},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ENSEMBLES)
+def test_outputs_of_an_ensemble_are_decided_row_by_row(model_writer, tmp_path, name, monkeypatch):
+    """Whatever is wanted comes out as from whole outputs, which nothing keeps but what serves two purposes."""
+    predictor = load(model_writer(tmp_path, *ENSEMBLES[name]))
+    image, wanted = make_image(), {"save_probabilities": True, "uncertainty": True}
+    at_once = predictor.predict_array(image, SPACING, **wanted)
+    rows, handed = tile_pass.Pass.rows, []
+
+    def counted(self, along):
+        for part in rows(self, along):
+            handed.append(along)
+            yield part
+
+    monkeypatch.setattr(tile_pass.Pass, "rows", counted)
+    monkeypatch.setattr(tile_pass, "VALUES_WORTH_HANDING_OUT", 1)
+    monkeypatch.setattr(tile_pass, "VOXELS_PER_CALL", {"cpu": 1})
+    found = predictor.predict_array(image, SPACING, **wanted)
+    assert handed.count(None) == (name != "two")
+    assert len(handed) > 2
+    np.testing.assert_allclose(found.probabilities, at_once.probabilities, atol=1e-5)
+    np.testing.assert_allclose(found.uncertainty, at_once.uncertainty, atol=1e-5)
+    assert (found.label == at_once.label).mean() > 0.9999
 
 
 def test_previous_stage_label_on_the_same_grid_is_cropped_and_transposed(model_writer, tmp_path):

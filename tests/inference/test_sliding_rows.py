@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from autoseg.errors import UserError
-from autoseg.inference import Rows, sliding_window_logits, stream_window, tile_pass
+from autoseg.inference import Rows, Window, sliding_window_logits, stream_windows, tile_pass
 from autoseg.inference.sums import Sums
 from autoseg.inference.tiles import make_tiles
 
@@ -41,6 +41,11 @@ def network_of(dims: int) -> nn.Module:
 
 def image(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
+
+
+def stream_window(networks, values, patch, consume, *, num_outputs, **fields):
+    window = Window(networks, values, patch, num_outputs, **fields)
+    return stream_windows([window], lambda streams: consume(streams[0]))
 
 
 def copied(parts):
@@ -121,6 +126,33 @@ def test_what_overflows_late_is_computed_again_from_the_first_row(monkeypatch, c
     assert len(begun) == 2
     assert 0 < begun[0] < begun[1], "some rows had been handed out in bf16"
     assert "computed again in fp32" in caplog.text
+
+
+def test_of_two_windows_the_one_that_overflows_is_computed_in_fp32_and_both_begin_again(monkeypatch):
+    inner, values, seen = network_of(3), image(2, 24, 6, 6), []
+    monkeypatch.setattr("autoseg.inference.window.choose_precision", lambda precision, device: "bf16")
+
+    def steady(x):
+        seen.append(("steady", torch.is_autocast_enabled("cpu")))
+        return inner(x)
+
+    def overflowing(x):
+        seen.append(("overflowing", torch.is_autocast_enabled("cpu")))
+        return inner(x) * (torch.inf if seen[-1][1] else 1)
+
+    windows = [Window([one], values, (8, 6, 6), OUTPUTS, tile_batch=1, along=0) for one in (steady, overflowing)]
+    begun = []
+
+    def consume(streams):
+        begun.append(len(seen))
+        return [joined(copied(stream), 0) for stream in streams]
+
+    first, second = stream_windows(windows, consume)
+    assert len(begun) == 2
+    assert set(seen[: begun[1]]) == {("steady", True), ("overflowing", True)}
+    assert set(seen[begun[1] :]) == {("steady", True), ("overflowing", False)}
+    torch.testing.assert_close(first, second, rtol=0.1, atol=0.02)
+    assert not torch.equal(first, second)
 
 
 def test_output_that_stays_not_finite_is_told():
