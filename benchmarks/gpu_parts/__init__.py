@@ -1,0 +1,1 @@
+"""What `benchmarks/gpu.py` consists of: the parts, the processes that they run in, and what is concluded."""
