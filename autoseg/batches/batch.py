@@ -10,17 +10,16 @@ import torch
 from torch import Tensor
 
 from autoseg.batches.augmentation.parameters import SampleParameters
+from autoseg.batches.moving import to_device
 
 
 def _moved(record: Any, device: torch.device) -> Any:
-    """Move every tensor field of a data class; to CUDA from pinned memory, without waiting."""
+    """Move every tensor field of a data class."""
     changes = {}
     for field in fields(record):
         value = getattr(record, field.name)
         if isinstance(value, Tensor) and value.device != device:
-            if device.type == "cuda":
-                value = value.pin_memory()
-            changes[field.name] = value.to(device, non_blocking=True)
+            changes[field.name] = to_device(value, device)
     return replace(record, **changes) if changes else record
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, Self
 import torch
 
 from autoseg.batches.batch import Batch
+from autoseg.batches.side_stream import Made, SideStream
 from autoseg.errors import AutosegError
 from autoseg.waiting import AtWork
 
@@ -45,11 +46,12 @@ class Prefetcher:
         self._stream = stream
         self._device = device
         self._step = start  # of the next batch to be handed out
-        self._pending: deque[Future[Batch]] = deque()
+        self._pending: deque[Future[Made]] = deque()
         self._at_work = AtWork("training data", unit="batch", describe=self._described)
         # A thread takes its number of OpenMP threads from the last one set anywhere, at its first use of torch: the
         # calling thread must have its own before the threads of the pool, which use one, set theirs.
         torch.get_num_threads()
+        self._side = SideStream(device if threads > 0 else "cpu")
         self._pool = ThreadPoolExecutor(threads, "autoseg-batches") if threads > 0 else None
         self._closed = False
         if self._pool is not None:
@@ -71,7 +73,7 @@ class Prefetcher:
                 return self._stream.batch(step, self._device)
             first = self._pending.popleft()
             self._submit(step + len(self._pending) + 1)
-            return self._at_work.result(first)
+            return self._side.hand_out(self._at_work.result(first))
         except Exception as error:
             raise BatchError(step, self._cases_of(step), f"{type(error).__name__}: {error}") from error
         finally:
@@ -93,9 +95,9 @@ class Prefetcher:
     def _submit(self, step: int) -> None:
         self._pending.append(self._pool.submit(self._make, step))
 
-    def _make(self, step: int) -> Batch:
+    def _make(self, step: int) -> Made:
         with self._at_work.on(step):
-            return self._stream.batch(step, self._device)
+            return self._side.make(lambda: self._stream.batch(step, self._device))
 
     def _described(self, step: int) -> str:
         return f"of step {step} (cases {', '.join(self._cases_of(step)) or 'unknown'})"

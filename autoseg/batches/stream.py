@@ -73,14 +73,15 @@ class PatchStream:
     def batch(self, step: int, device: torch.device | str = "cpu") -> Batch:
         """Return the augmented batch of a step on a device."""
         with one_thread():
-            return self.augment(self.cut(step), step, device)
+            pinned = torch.device(device).type == "cuda"  # else it is pinned by one more copy on the way there
+            return self.augment(self.cut(step, pinned=pinned), step, device)
 
     def cases_of(self, step: int) -> tuple[str, ...]:
         """Return the ids of the cases of a step without reading them."""
         return tuple(self._case(step, sample)[0] for sample in range(self.settings.batch_size))
 
-    def cut(self, step: int) -> CutBatch:
-        """Return the patches of a step, not augmented, on the CPU.
+    def cut(self, step: int, *, pinned: bool = False) -> CutBatch:
+        """Return the patches of a step, not augmented, on the CPU, where asked for in pinned memory.
 
         Whatever is not rotated or scaled is cut in its final size and place, mirrored; of the others the box they look
         at is kept beside.
@@ -88,9 +89,7 @@ class PatchStream:
         samples = [self._choose(step, sample) for sample in range(self.settings.batch_size)]
         channels = self._channels
         count, patch = len(samples), self.settings.patch_size
-        image = torch.empty(count, channels, *patch)
-        segmentation = torch.empty(count, *patch, dtype=torch.int16)
-        previous = torch.empty_like(segmentation) if self.previous_stage else None
+        image, segmentation, previous = self._empty(count, channels, patch, pinned)
         arrays = _arrays(image, segmentation, previous)
         for position, sample in enumerate(samples):
             if sample.parameters.warp is None:
@@ -103,7 +102,7 @@ class PatchStream:
             previous=previous,
             step=step,
             parameters=tuple(sample.parameters for sample in samples),
-            warp=self._cut_warped(samples, channels),
+            warp=self._cut_warped(samples, channels, pinned),
         )
 
     def augment(self, batch: CutBatch, step: int, device: torch.device | str = "cpu") -> Batch:
@@ -159,7 +158,16 @@ class PatchStream:
         )
         return _Sample(case, stored, place, parameters)
 
-    def _cut_warped(self, samples: Sequence[_Sample], channels: int) -> WarpSource | None:
+    def _empty(
+        self, count: int, channels: int, size: Sequence[int], pinned: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return room for images (count, channels, *size), label maps and, in a cascade, those of the stage before."""
+        image = torch.empty(count, channels, *size, pin_memory=pinned)
+        segmentation = torch.empty(count, *size, dtype=torch.int16, pin_memory=pinned)
+        previous = torch.empty_like(segmentation, pin_memory=pinned) if self.previous_stage else None
+        return image, segmentation, previous
+
+    def _cut_warped(self, samples: Sequence[_Sample], channels: int, pinned: bool) -> WarpSource | None:
         positions = tuple(p for p, sample in enumerate(samples) if sample.parameters.warp is not None)
         if not positions:
             return None
@@ -168,9 +176,7 @@ class PatchStream:
         matrices = np.stack([samples[p].parameters.folded_warp for p in positions])
         boxes = warp_boxes(matrices, patch=patch[kept:], initial=initial[kept:])
         size = (*patch[:kept], *boxes.size)
-        image = torch.empty(len(positions), channels, *size)
-        segmentation = torch.empty(len(positions), *size, dtype=torch.int16)
-        previous = torch.empty_like(segmentation) if self.previous_stage else None
+        image, segmentation, previous = self._empty(len(positions), channels, size, pinned)
         arrays = _arrays(image, segmentation, previous)
         for row, (position, corner) in enumerate(zip(positions, boxes.corners, strict=True)):
             offset = (*[0] * kept, *corner)

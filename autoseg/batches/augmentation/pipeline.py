@@ -13,6 +13,7 @@ from autoseg.batches.augmentation.rows import apply_to_rows, chunks
 from autoseg.batches.augmentation.warp import Sampling, interpolate, sampling, warp_labels
 from autoseg.batches.batch import CutBatch
 from autoseg.batches.geometry import turns_in_plane_only
+from autoseg.batches.moving import numbers_on
 
 _LARGEST_INT8 = 126
 
@@ -40,7 +41,8 @@ def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters], *, ke
 
     The channels to `keep` have the values they had.
     """
-    kept = image[:, list(keep)] if keep else None
+    channels = numbers_on(image.device, keep, torch.int64) if keep else None
+    kept = None if channels is None else image.index_select(1, channels)
     keep_first = turns_in_plane_only(image.shape[2:])
     _add_noise(image, parameters)
     for sample, drawn in enumerate(parameters):
@@ -53,8 +55,8 @@ def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters], *, ke
             filters.low_resolution_(image[sample, channel], factor, keep_first=keep_first)
     _apply_per_channel(image, [drawn.inverted_gamma for drawn in parameters], intensity.inverted_gamma_)
     _apply_per_channel(image, [drawn.gamma for drawn in parameters], intensity.gamma_)
-    if kept is not None:
-        image[:, list(keep)] = kept
+    if channels is not None and kept is not None:
+        image.index_copy_(1, channels, kept)
 
 
 def zero_outside(image: Tensor, segmentation: Tensor, use_mask: Sequence[bool]) -> None:
@@ -74,6 +76,7 @@ def _warp_images(source: Tensor, places: Sampling, positions: Sequence[int], out
     target = out.view(len(out), layers, -1)
     index = places.index
     if count > 1:
+        rows = numbers_on(out.device, positions, torch.int64)
         index = index + torch.arange(count, dtype=torch.int32, device=index.device).view(-1, 1) * (layers * box)
     for layer in range(layers):
         shifted = flat.narrow(0, layer * box, len(flat) - layer * box)
@@ -82,7 +85,7 @@ def _warp_images(source: Tensor, places: Sampling, positions: Sequence[int], out
         else:
             warped = torch.empty_like(places.fractions[0])
             interpolate(shifted, index, places, warped)
-            target[torch.tensor(positions, device=out.device), layer] = warped
+            target[:, layer].index_copy_(0, rows, warped)
 
 
 def _warp_label_maps(

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from autoseg.batches.moving import numbers_on
+
 _CPU_ELEMENTS = 2**16  # several small rows at once, a large row alone: it stays in the cache
 _GPU_ELEMENTS = 2**24  # bounds a copy of the chosen rows to 64 MiB
 
@@ -28,14 +30,15 @@ def apply_to_rows(
     """
     if not rows:
         return
-    flat = image.view(image.shape[0] * image.shape[1], -1)
-    for part in chunks(len(rows), flat.shape[1], image.device):
+    flat, device = image.view(image.shape[0] * image.shape[1], -1), image.device
+    table, places = numbers_on(device, values, torch.float32), numbers_on(device, rows, torch.int64)
+    for part in chunks(len(rows), flat.shape[1], device):
         chosen = rows[part]
-        columns = torch.tensor(values[part], dtype=torch.float32).to(image.device).split(1, dim=1)
+        columns = table[part].split(1, dim=1)
         if len(chosen) == 1:
             operation(flat[chosen[0] : chosen[0] + 1], *columns)
             continue
-        index = torch.tensor(chosen, device=image.device)
+        index = places[part]
         block = flat.index_select(0, index)
         operation(block, *columns)
         flat.index_copy_(0, index, block)

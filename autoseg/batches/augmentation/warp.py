@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from autoseg.batches.moving import to_device
+
 _NEAREST_FIRST = 1e-4  # of the weight of a corner is added to its label: the nearest decides between equals
 
 
@@ -41,8 +43,9 @@ def sampling(
     axes = len(patch)
     index, fractions = None, []
     strides = [int(np.prod(box[axis + 1 :])) for axis in range(axes)]
+    lines = to_device(torch.from_numpy(_lines(matrices, centres, patch)), device)
     for axis in range(axes):
-        where = _coordinate(matrices[:, axis], centres[:, axis], patch, device).clamp_(0, box[axis] - 2)
+        where = _coordinate(lines[:, axis].split(list(patch), dim=1)).clamp_(0, box[axis] - 2)
         cell = where.to(torch.int32)
         fractions.append(where.frac_())
         index = cell.mul_(strides[axis]) if index is None else index.add_(cell, alpha=strides[axis])
@@ -52,15 +55,19 @@ def sampling(
     return Sampling(index, tuple(fractions), tuple(corners))
 
 
-def _coordinate(rows: np.ndarray, centre: np.ndarray, patch: Sequence[int], device: torch.device) -> Tensor:
-    """Return (m, V) coordinates along one axis of the box: a sum of one vector per patch axis."""
-    count, total = len(rows), None
-    for axis, size in enumerate(patch):
-        line = rows[:, axis : axis + 1] * (np.arange(size) - (size - 1) / 2)
-        if axis == 0:
-            line = line + centre[:, None]
-        shape = [count] + [size if other == axis else 1 for other in range(len(patch))]
-        line = torch.from_numpy(line.astype(np.float32)).to(device).view(shape)
+def _lines(matrices: np.ndarray, centres: np.ndarray, patch: Sequence[int]) -> np.ndarray:
+    """Return (m, d, sum of patch) float32: per axis of the box what each patch axis adds to the coordinate there."""
+    parts = [matrices[:, :, axis, None] * (np.arange(size) - (size - 1) / 2) for axis, size in enumerate(patch)]
+    parts[0] = parts[0] + centres[:, :, None]
+    return np.concatenate(parts, axis=2).astype(np.float32)
+
+
+def _coordinate(lines: Sequence[Tensor]) -> Tensor:
+    """Return (m, V) coordinates along one axis of the box: the sum of one line (m, size) per patch axis."""
+    count, total = len(lines[0]), None
+    for axis, line in enumerate(lines):
+        shape = [count] + [line.shape[1] if other == axis else 1 for other in range(len(lines))]
+        line = line.view(shape)
         total = line if total is None else total + line
     return total.reshape(count, -1)
 
