@@ -6,7 +6,7 @@ from typing import Any
 
 from gpu_parts.augmenting import augmentation
 from gpu_parts.bench import Bench
-from gpu_parts.sizes import BATCH
+from gpu_parts.sizes import BATCH, Sizes
 from gpu_parts.traffic import Traffic
 from gpu_parts.training import Constant, Counted, Steps, Training
 
@@ -25,14 +25,16 @@ def measure(
     bench.bind()
     before = _alone(bench, training, constant)
     bench.tell(step_seconds_alone=before)
-    fed = _fed(bench, training, name, stream)
+    if layout == "channels_last":
+        return
+    fed = _fed(training, name, stream, bench.sizes, bench.sizes.fed)
     alone = (before + _alone(bench, training, constant)) / 2  # around the other: the card may get slower
-    bench.tell(**_told(fed, alone), step_seconds_alone=alone, peak_bytes=bench.peak_bytes)
-    if layout == "contiguous":
-        bench.tell(**_work(bench, network, constant))
-    if augments and layout == "contiguous":
+    told = {**_told(fed, alone), "step_seconds_alone": alone, "peak_bytes": bench.peak_bytes}
+    bench.tell(**told, **_graphs())
+    bench.tell(**_work(bench, network, constant))
+    if augments:
         bench.tell(**augmentation(bench, stream))
-        uncached = _fed(bench, training, name, training.uncached_stream())
+        uncached = _fed(training, name, training.uncached_stream(), bench.sizes, bench.sizes.fed / 2)
         told = _told(uncached, alone)
         bench.tell(**{f"uncached_{key}": told[key] for key in ("samples_per_second", "waiting_share")})
 
@@ -42,11 +44,10 @@ def _alone(bench: Bench, training: Training, constant: dict[str, Any]) -> float:
     return training.steps(constant, settle_steps=2, lasting=bench.sizes.alone, least=bench.sizes.fewest).seconds
 
 
-def _fed(bench: Bench, training: Training, name: str, stream: Any) -> Steps:
+def _fed(training: Training, name: str, stream: Any, sizes: Sizes, lasting: float) -> Steps:
     """Return steps as training makes them, once the number of batches made ahead has settled."""
-    sizes = bench.sizes
     return training.steps(
-        {name: Counted(stream)}, settle=sizes.settle, settle_steps=sizes.settle_steps, lasting=sizes.fed,
+        {name: Counted(stream)}, settle=sizes.settle, settle_steps=sizes.settle_steps, lasting=lasting,
         least=sizes.fewest,
     )  # fmt: skip
 

@@ -21,7 +21,6 @@ def as_nnunet_sets_torch(device: torch.device) -> None:
     torch.backends.cudnn.benchmark = True
     if device.type == "cuda":
         torch.set_num_threads(1)
-        torch.set_num_interop_threads(1)
 
 
 class Dice(nn.Module):

@@ -25,32 +25,33 @@ class Part:
     serves: tuple[str, ...] = ()
 
 
-def _compiling(side: str, network: str, after: tuple[str, ...]) -> Part:
+def _compiling(timed: str, module: str, after: tuple[str, ...] = (), **arguments: Any) -> Part:
     """Return the part that fills the compiler's cache, which all processes share, for a part that is timed."""
     return Part(
-        f"compile {side} {network}", f"{side}_step", 240, arguments={"network": network, "compile_only": True},
-        after=after, ahead=True, serves=(f"{side} step {network}",),
+        f"compile {timed}", module, 240, arguments={**arguments, "compile_only": True}, after=after, ahead=True,
+        serves=(timed,),
     )  # fmt: skip
 
 
+PLAIN, RESIDUAL, CHANNELS_LAST = "autoseg step plain", "autoseg step resenc_l", "autoseg step plain channels_last"
+THEIR_PLAIN, THEIR_RESIDUAL = "nnunet step plain", "nnunet step resenc_l"
 DATA = ("workspace",)
-OURS = ("autoseg step plain", "autoseg step resenc_l", "autoseg step plain channels_last")
 PARTS = (
-    Part("workspace", "workspace", 150, ahead=True, serves=OURS),
-    _compiling("nnunet", "resenc_l", ()),
-    _compiling("nnunet", "plain", ()),
-    _compiling("autoseg", "resenc_l", DATA),
-    _compiling("autoseg", "plain", DATA),
+    Part("workspace", "workspace", 150, ahead=True, serves=(PLAIN, RESIDUAL, CHANNELS_LAST)),
+    _compiling(THEIR_RESIDUAL, "nnunet_step", network="resenc_l"),
+    _compiling(THEIR_PLAIN, "nnunet_step", network="plain"),
+    _compiling(RESIDUAL, "autoseg_step", DATA, network="resenc_l"),
+    _compiling(PLAIN, "autoseg_step", DATA, network="plain"),
+    _compiling(CHANNELS_LAST, "autoseg_step", DATA, network="plain", layout="channels_last"),
     Part("card", "card", 60),
-    Part("autoseg step plain", "autoseg_step", 200, 60, {"network": "plain"}, DATA),
-    Part("nnunet step plain", "nnunet_step", 200, 40, {"network": "plain"}),
+    Part(PLAIN, "autoseg_step", 200, 60, {"network": "plain"}, DATA),
+    Part(THEIR_PLAIN, "nnunet_step", 200, 40, {"network": "plain"}),
     Part("autoseg prediction", "autoseg_prediction", 120, 25),
     Part("nnunet prediction", "nnunet_prediction", 150, 25),
-    Part("autoseg step resenc_l", "autoseg_step", 200, 60, {"network": "resenc_l", "augments": False}, DATA),
-    Part("nnunet step resenc_l", "nnunet_step", 200, 40, {"network": "resenc_l"}),
-    Part("autoseg step plain channels_last", "autoseg_step", 120, 50,
-         {"network": "plain", "layout": "channels_last"}, DATA),
-)  # fmt: skip
+    Part(RESIDUAL, "autoseg_step", 200, 60, {"network": "resenc_l", "augments": False}, DATA),
+    Part(THEIR_RESIDUAL, "nnunet_step", 200, 40, {"network": "resenc_l"}),
+    Part(CHANNELS_LAST, "autoseg_step", 120, 30, {"network": "plain", "layout": "channels_last"}, DATA),
+)
 NAMES = tuple(part.name for part in PARTS)
 
 

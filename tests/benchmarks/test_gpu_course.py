@@ -79,8 +79,8 @@ def test_parts_are_chosen_with_what_they_need():
     def names(*only, compiles=True):
         return [part.name for part in chosen(only, compiles=compiles)]
 
-    assert names("nnunet step plain") == ["compile nnunet plain", "nnunet step plain"]
-    assert names("autoseg step plain") == ["workspace", "compile autoseg plain", "autoseg step plain"]
+    assert names("nnunet step plain") == ["compile nnunet step plain", "nnunet step plain"]
+    assert names("autoseg step plain") == ["workspace", "compile autoseg step plain", "autoseg step plain"]
     assert names("autoseg step plain", compiles=False) == ["workspace", "autoseg step plain"]
     assert names() == [part.name for part in PARTS]
 
