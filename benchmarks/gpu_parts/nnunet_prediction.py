@@ -10,8 +10,7 @@ from gpu_parts.autoseg_prediction import WARM_UP, made_image
 from gpu_parts.bench import Bench
 from gpu_parts.networks import nnunet_network
 from gpu_parts.nnunet_stated import as_nnunet_sets_torch
-
-RESAMPLED = 1  # classes; each takes as long as any other
+from gpu_parts.sizes import RESAMPLED
 
 
 def measure(bench: Bench) -> None:
@@ -27,7 +26,7 @@ def measure(bench: Bench) -> None:
     resample = nnunet_own.resample if bench.answer["own"] else nnunet_stated.resample
     export, _ = bench.timed(lambda: resample(part, bench.sizes.fine))
     export *= bench.sizes.classes / RESAMPLED
-    bench.tell(export_seconds_extrapolated=export, seconds=seconds + export, resampled_classes=RESAMPLED)
+    bench.tell(export_seconds_extrapolated=export, seconds=seconds + export)
 
 
 def _windows(bench: Bench) -> Callable[[Any], Any]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 CORES = 4  # of the processor, that training has beside the GPU
 BATCH = 2
+RESAMPLED = 1  # of the classes, on which nnU-Net's export is timed; each takes as long as any other
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from gpu_parts.networks import NETWORKS
+from gpu_parts.sizes import RESAMPLED
 
 Row = tuple[float | None, str]
 
@@ -27,7 +28,7 @@ def lines(verdicts: Mapping[str, Mapping[str, Any]]) -> list[str]:
     words = {None: "", True: "reached", False: "NOT reached"}
     values = {name: "not measured" if row["value"] is None else f"{row['value']:.3g}" for name, row in verdicts.items()}
     return [
-        f"{name:78}{values[name]:>13}  {row['target'] or '':8}{words[row['reached']]}".rstrip()
+        f"{name:80}{values[name]:>13}  {row['target'] or '':8}{words[row['reached']]}".rstrip()
         for name, row in verdicts.items()
     ]  # fmt: skip
 
@@ -69,8 +70,7 @@ def _variant(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
 
 def _prediction(results: Mapping[str, Mapping[str, Any]]) -> dict[str, Row]:
     ours, theirs, card = (results.get(part, {}) for part in ("autoseg prediction", "nnunet prediction", "card"))
-    classes = theirs.get("resampled_classes", "some")
-    extrapolated = f"nnU-Net's extrapolated from {classes} class{'' if classes == 1 else 'es'}"
+    extrapolated = f"nnU-Net's extrapolated from {RESAMPLED} of the classes"
     rate = _quotient(ours.get("window_flops"), ours.get("window_seconds"))
     read = _quotient(ours.get("logits_bytes"), ours.get("export_seconds"))
     return {

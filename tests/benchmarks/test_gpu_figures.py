@@ -16,7 +16,7 @@ PARTS = {
         "seconds": 10.0, "window_seconds": 8.0, "window_flops": 640.0, "export_seconds": 4.0, "logits_bytes": 100.0,
     },
     "nnunet prediction": {
-        "seconds": 412.0, "window_seconds": 12.0, "export_seconds_extrapolated": 400.0, "resampled_classes": 1,
+        "seconds": 412.0, "window_seconds": 12.0, "export_seconds_extrapolated": 400.0,
     },
     "autoseg step resenc_l": {"failed": "out of memory"},
     "autoseg step plain channels_last": {"step_seconds_alone": 0.05},
@@ -35,9 +35,9 @@ VALUES = {
     "plain: uncompiled step / compiled step": (4.0, None),
     "plain: the same waiting where every patch is decompressed anew": (0.1, None),
     "variant, no verdict: plain with channels last, times as fast": (2.0, None),
-    "CT: whole, nnU-Net / autoseg (export: nnU-Net's extrapolated from 1 class)": (41.2, True),
+    "CT: whole, nnU-Net / autoseg (export: nnU-Net's extrapolated from 1 of the classes)": (41.2, True),
     "CT: windows alone, nnU-Net / autoseg (both measured)": (1.5, None),
-    "CT: export alone, nnU-Net / autoseg (nnU-Net's extrapolated from 1 class)": (100.0, None),
+    "CT: export alone, nnU-Net / autoseg (nnU-Net's extrapolated from 1 of the classes)": (100.0, None),
     "CT: windows, share of the card's bf16 rate": (0.1, None),
     "CT: export, logits read once / bandwidth": (0.25, None),
 }

@@ -6,7 +6,19 @@ import pytest
 import torch
 from gpu_parts import nnunet_stated
 from gpu_parts.traffic import Traffic
+from gpu_parts.training import Steps, _Marks
 from torch import nn
+
+
+def test_steps_are_timed_from_end_to_end_once_they_have_settled(monkeypatch):
+    times = iter([0.0, 1.0, 1.5, 3.0, 3.25, 5.0])  # begin and end of three steps
+    monkeypatch.setattr(_Marks, "_now", lambda self: next(times))
+    marks, ended = _Marks(torch.device("cpu"), []), []
+    for _ in range(3):
+        marks.begin()
+        ended.append(marks.end(settle=0.0, settle_steps=1, lasting=0.0, least=2))
+    assert ended == [False, False, True]
+    assert marks.steps() == Steps(count=2, seconds=2.0, idle_seconds=(0.5 + 0.25) / 2, made=None)
 
 
 def test_bytes_that_operators_read_and_write():
