@@ -20,8 +20,9 @@ def augmentation(bench: Bench, stream: Any) -> dict[str, float]:
     launched, unless it waits for one of them itself: launching them is no work of the GPU.
     """
     cut_seconds, moved_seconds, augmented_seconds = [], [], []
+    pinned = bench.device.type == "cuda"  # as training has them
     for step in range(bench.sizes.augmented + WARM_UP):
-        seconds, cut = bench.timed(partial(stream.cut, step))
+        seconds, cut = bench.timed(partial(stream.cut, step, pinned=pinned))
         cut_seconds.append(seconds)
         seconds, moved = bench.timed(partial(cut.to, bench.device))
         moved_seconds.append(seconds)

@@ -62,16 +62,11 @@ def _apart(bench: Bench, network: torch.nn.Module, image: torch.Tensor, case: tu
 
 def _together(bench: Bench, network: torch.nn.Module, image: torch.Tensor, case: tuple[Any, ...]) -> None:
     """Time both as `autoseg predict` makes them, where rows are decided as soon as they are finished."""
-    from autoseg import inference
+    from autoseg.inference import Request, predict_label_map
 
-    if not hasattr(inference, "predict_label_map"):  # it keeps logits as a whole
-        return
     properties, plans, configuration, labels = case
-    work = partial(
-        inference.predict_label_map, [network], image, plans, configuration, properties, labels, mirror_axes=MIRRORED,
-        device=bench.device,
-    )  # fmt: skip
-    seconds, found = bench.timed(work)
+    request = Request([network], image, configuration, mirror_axes=MIRRORED, device=bench.device)
+    seconds, found = bench.timed(partial(predict_label_map, request, plans, properties, labels))
     bench.tell(seconds=seconds, shape=found.shape, decided_row_by_row=True)
 
 
