@@ -61,7 +61,8 @@ def main() -> None:
         try:
             course.run(parts)
         finally:
-            print("\n".join(["", *lines(conclude(course.results))]), flush=True)
+            heading = "a rehearsal: these figures mean nothing" if options.rehearse else ""
+            print("\n".join([heading, *lines(conclude(course.results))]), flush=True)
 
 
 def _options() -> argparse.Namespace:
