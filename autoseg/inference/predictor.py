@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoseg.devices import choose_device
+from autoseg.devices import choose_device, prepare_to_compute
 from autoseg.errors import UserError
 from autoseg.inference.adaptation import Adaptation
 from autoseg.inference.case_prediction import CasePrediction, Prepared, Settings
@@ -75,6 +75,7 @@ class Predictor:
         if precision not in ("auto", *FORMATS):
             raise UserError(f"precision must be one of auto, {', '.join(FORMATS)}, got {precision!r}")
         chosen = choose_device(device)
+        prepare_to_compute(chosen)
         model = read_model(folder)
         tell_other_versions(model.versions)
         members = load_members(
