@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,13 +58,13 @@ def prepare_to_compute(device: torch.device, *, processes: int = 1) -> None:
     """Settle for this process, one of so many on the machine, how torch is to compute: called before whatever does.
 
     torch takes a thread per core of the machine; here it takes no more than the cores that affinity and cgroup quota
-    leave, and fewer where OMP_NUM_THREADS or the caller said so. With more, they wait for each other throttled.
+    leave, since more would wait for each other, throttled. OMP_NUM_THREADS, or a smaller number of the caller's, holds.
     On CUDA cuDNN times its convolutions once per shape, as patches all have one, unless the same bits are asked for.
     """
     import torch
 
     threads = max(1, available_cores() // processes)
-    if threads < torch.get_num_threads():
+    if "OMP_NUM_THREADS" not in os.environ and threads < torch.get_num_threads():
         torch.set_num_threads(threads)
     if device.type == "cuda":
         cudnn = torch.backends.cudnn

@@ -28,10 +28,20 @@ def torch_settings():
 def test_torch_takes_the_threads_of_the_quota_or_the_fewer_asked_for(
     asked, cores, processes, used, monkeypatch, torch_settings
 ):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(devices, "available_cores", lambda: cores)
     torch.set_num_threads(asked)
     prepare_to_compute(CPU, processes=processes)
     assert torch.get_num_threads() == used
+
+
+def test_a_number_of_threads_that_the_user_sets_holds(monkeypatch, torch_settings):
+    """A campaign that goes on with fewer cores keeps the threads that its earlier runs were measured with."""
+    monkeypatch.setattr(devices, "available_cores", lambda: 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    torch.set_num_threads(2)
+    prepare_to_compute(CPU)
+    assert torch.get_num_threads() == 2
 
 
 @pytest.mark.parametrize(

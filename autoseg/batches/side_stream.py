@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from typing import Any
 
@@ -32,6 +32,8 @@ class SideStream:
         self._device = torch.device(device)
         self._stream: torch.cuda.Stream | None = None
         if self._device.type == "cuda":
+            if self._device.index is None:  # the current device is the thread's own
+                self._device = torch.device("cuda", torch.cuda.current_device())
             self._stream = torch.cuda.Stream(self._device)
             self._stream.wait_stream(torch.cuda.current_stream(self._device))  # what lies there already is complete
 
@@ -39,7 +41,8 @@ class SideStream:
         """Return the batch of `function`, whose work on the device goes into the side stream; in any thread."""
         if self._stream is None:
             return Made(function())
-        with torch.cuda.stream(self._stream):
+        # A thread's first device is GPU 0: to go back to it, as the stream alone would, takes memory there.
+        with torch.cuda.device(self._device), torch.cuda.stream(self._stream):
             batch = function()
             return Made(batch, self._stream.record_event())
 
@@ -58,10 +61,9 @@ def _tensors(value: Any) -> Iterator[Tensor]:
     """Yield the tensors of a batch, also those that a user's function has put into fields of its own."""
     if isinstance(value, Tensor):
         yield value
-    elif is_dataclass(value):
-        for field in fields(value):
-            yield from _tensors(getattr(value, field.name))
-    elif isinstance(value, dict):
+    elif isinstance(value, Mapping):
         yield from (tensor for each in value.values() for tensor in _tensors(each))
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple, set, frozenset)):
         yield from (tensor for each in value for tensor in _tensors(each))
+    elif is_dataclass(value) and not isinstance(value, type):
+        yield from (tensor for field in fields(value) for tensor in _tensors(getattr(value, field.name)))

@@ -42,7 +42,8 @@ class PatchStream:
 
     `use_mask` tells per channel whether it was normalised within the mask, so that augmentation keeps it 0 outside.
     `previous_stage` names the label maps of a cascade's previous stage in the store. `after` are functions
-    Batch -> Batch that are applied last, on the device.
+    Batch -> Batch that are applied last, on the device: on a GPU in another stream than the training step's, so that
+    what this changes meanwhile is not theirs to read.
     """
 
     def __init__(

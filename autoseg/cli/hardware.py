@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,8 @@ def unused_gpu(root: Path = Path("/")) -> str | None:
     """Return why torch cannot use the NVIDIA GPU that is here, and the mend; None if it can, or there is none."""
     import torch
 
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":  # hidden on purpose
+        return None
     if torch.cuda.is_available() or not ((root / "proc/driver/nvidia").is_dir() or shutil.which("nvidia-smi")):
         return None
     if torch.version.cuda is None:

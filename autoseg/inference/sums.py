@@ -78,7 +78,10 @@ class Sums:
         if self.totals[0].device.type == "cpu":
             return False
         log.warning("the device is full: keeping the sums in main memory")
-        self.totals = [total.cpu() for total in self.totals]
+        moved = [total.cpu() for total in self.totals]
+        for total in self.totals:  # rows that were handed out, and are done with, may still be held: they keep nothing
+            total.untyped_storage().resize_(0)
+        self.totals = moved
         self._vectors = {}
         return True
 

@@ -38,6 +38,18 @@ class Rows:
     means: tuple[Tensor, ...]
 
 
+@dataclass(frozen=True)
+class Layout:
+    """Padding, shape and tiles of the padded volume, in their order along an axis, and what sums along it take."""
+
+    pads: list[tuple[int, int]]
+    shape: tuple[int, ...]
+    tiles: list[Tile]
+    worth: int  # rows
+    depth: int  # rows
+    bytes: int
+
+
 class NotFinite(Exception):
     """The mean that a pass computes, its `source`, holds NaN or infinite values."""
 
@@ -82,32 +94,43 @@ class Pass:
         self.dtype = dtype
         self.num_outputs = num_outputs
         self.activation = activation
+        self.sums_device = device
         self.batch = tile_batch or patches_per_call(self.patch_size, device)
 
     @torch.inference_mode()
     def rows(self, along: int | None) -> Iterator[Rows]:
-        """Yield the mean for an image (C, Z, Y, X) as rows along an axis; None: all at once. Raises NotFinite."""
-        axis, image = along or 0, self.image
-        pads = padding(image.shape[1:], self.patch_size)
+        """Yield the mean for the image (C, Z, Y, X) as rows along an axis; None: all at once. Raises NotFinite."""
+        axis, image, layout = along or 0, self.image, self.layout(along)
+        pads, tiles = layout.pads, layout.tiles
         padded = F.pad(image, [amount for pad in reversed(pads) for amount in pad]) if any(map(any, pads)) else image
         padded = _to_device(padded, self.device)
-        tiles = make_tiles(padded.shape[1:], self.patch_size, self.step_size)
-        tiles.sort(key=lambda tile: tile.index[axis].start)
-        stop = padded.shape[axis + 1]
-        row = self.num_outputs * padded[0].numel() // stop
-        worth = stop if along is None else max(1, VALUES_WORTH_HANDING_OUT // row)
-        depth = 1 + worth + _reach(tiles, axis, self._tiles_per_call)  # the last row handed out stays
         sums = Sums(
-            self.num_outputs, padded.shape[1:], self.device, count=2 if self.activation else 1, along=axis, depth=depth
-        )
+            self.num_outputs, layout.shape, self.sums_device, count=self._count, along=axis, depth=layout.depth
+        )  # fmt: skip
         inside = [slice(before, before + size) for (before, _), size in zip(pads, image.shape[1:], strict=True)]
         done, handed = 0, 0
         while done < len(tiles):
-            done = self._add_until(handed + worth, padded, tiles, done, sums, axis)
-            finished = tiles[done].index[axis].start if done < len(tiles) else stop
+            done = self._add_until(handed + layout.worth, padded, tiles, done, sums, axis)
+            finished = tiles[done].index[axis].start if done < len(tiles) else layout.shape[axis]
             yield self._handed(sums, handed, finished, inside, axis)
             sums.release(finished - 1)
             handed = finished
+
+    def layout(self, along: int | None) -> Layout:
+        """Return where the tiles stand and how many rows are worth handing out and kept along an axis; None: all."""
+        axis = along or 0
+        pads = padding(self.image.shape[1:], self.patch_size)
+        shape = tuple(size + sum(pad) for size, pad in zip(self.image.shape[1:], pads, strict=True))
+        tiles = make_tiles(shape, self.patch_size, self.step_size)
+        tiles.sort(key=lambda tile: tile.index[axis].start)
+        row = self.num_outputs * torch.Size(shape).numel() // shape[axis]
+        worth = shape[axis] if along is None else max(1, VALUES_WORTH_HANDING_OUT // row)
+        depth = min(shape[axis], 1 + worth + _reach(tiles, axis, self._tiles_per_call))  # the last row handed out stays
+        return Layout(pads, shape, tiles, worth, depth, 4 * self._count * depth * row)
+
+    @property
+    def _count(self) -> int:
+        return 2 if self.activation else 1
 
     def _handed(self, sums: Sums, fresh: int, stop: int, inside: Sequence[slice], axis: int) -> Rows:
         """Return the rows of the sums before `stop`, without padding; `fresh` and `stop` count the padded rows."""

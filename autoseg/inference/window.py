@@ -22,6 +22,7 @@ from autoseg.inference.tile_pass import Activation, Network, NotFinite, Pass, Ro
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
+SHARE_FOR_SUMS = 0.25  # of a GPU's memory, for the sums of several windows
 FORMATS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -128,6 +129,7 @@ def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[R
     formats = [choose_precision(window.precision, choose_device(window.device)) for window in windows]
     while True:
         passes = [window.begin(name) for window, name in zip(windows, formats, strict=True)]
+        _place_sums(passes, windows)
         try:
             return consume([one.rows(window.along) for one, window in zip(passes, windows, strict=True)])
         except NotFinite as error:
@@ -140,3 +142,16 @@ def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[R
         log.warning("the network's output is not finite in %s: computed again in fp32", formats[which])
         formats[which] = "fp32"
         del passes  # the next ones need as much memory
+
+
+def _place_sums(passes: Sequence[Pass], windows: Sequence[Window]) -> None:
+    """Keep the sums of several windows in main memory where together they would crowd the GPU.
+
+    One that runs out of memory can move its own sums away, not those of the others, whose rows may be wanted.
+    """
+    if len(passes) == 1 or passes[0].device.type != "cuda":
+        return
+    needed = sum(one.layout(window.along).bytes for one, window in zip(passes, windows, strict=True))
+    if needed > SHARE_FOR_SUMS * torch.cuda.get_device_properties(passes[0].device).total_memory:
+        for one in passes:
+            one.sums_device = torch.device("cpu")

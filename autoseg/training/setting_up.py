@@ -105,8 +105,9 @@ def _compiled(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabr
     wanted = trainer.compile == "on" or (trainer.compile == "auto" and fabric.device.type == "cuda")
     if not wanted or not isinstance(module, Architecture):
         return module
-    spec, batch_size = module.spec, trainer._share(trainer.stream_settings().batch_size)
+    spec = module.spec
     try:
+        batch_size = trainer._share(trainer.stream_settings().batch_size)
         compiled = torch.compile(module, dynamic=False)  # batches all have one shape
         with _without_traces(module, fabric.device):
             sample = torch.zeros(batch_size, spec.in_channels, *spec.patch_size, device=fabric.device)

@@ -64,9 +64,16 @@ class Gpu:
 
     @contextlib.contextmanager
     def use(self, stream):
+        assert getattr(here, "device", None) == torch.device("cuda", 1), "or a context of GPU 0 is made on the way back"
         here.stream = stream
         yield
         del here.stream
+
+    @contextlib.contextmanager
+    def on(self, device):
+        here.device = device
+        yield
+        del here.device
 
 
 @pytest.fixture
@@ -74,6 +81,7 @@ def gpu(monkeypatch):
     found = Gpu()
     monkeypatch.setattr(torch.cuda, "Stream", found.make)
     monkeypatch.setattr(torch.cuda, "stream", found.use)
+    monkeypatch.setattr(torch.cuda, "device", found.on)
     monkeypatch.setattr(torch.cuda, "current_stream", found.current)
     return found
 

@@ -56,14 +56,21 @@ def nvidia(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("seen", [{"driver": True}, {"tool": "/usr/bin/nvidia-smi"}])
-def test_a_gpu_that_torch_cannot_use_is_told_with_the_mend(seen, nvidia):
+def test_a_gpu_that_torch_cannot_use_is_told_with_the_mend(seen, nvidia, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert "is built without CUDA; install one that has CUDA" in unused_gpu(nvidia(**seen))
 
 
-def test_a_gpu_that_the_driver_or_the_container_hides_is_told(nvidia):
+def test_a_gpu_that_the_driver_or_the_container_hides_is_told(nvidia, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     told = unused_gpu(nvidia(driver=True, cuda="12.6"))
     assert "built for CUDA 12.6" in told
     assert "--gpus all" in told
+
+
+def test_a_gpu_that_is_hidden_on_purpose_is_not_told(nvidia, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert unused_gpu(nvidia(driver=True)) is None
 
 
 @pytest.mark.parametrize("machine", [{}, {"driver": True, "usable": True, "cuda": "12.6"}, {"cuda": "12.6"}])

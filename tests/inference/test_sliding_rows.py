@@ -1,13 +1,14 @@
 """Rows of a sliding-window mean that are handed out as they are finished."""
 
 import logging
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from autoseg.errors import UserError
-from autoseg.inference import Rows, Window, sliding_window_logits, stream_windows, tile_pass
+from autoseg.inference import Rows, Window, sliding_window_logits, stream_windows, tile_pass, window
 from autoseg.inference.sums import Sums
 from autoseg.inference.tiles import make_tiles
 
@@ -201,3 +202,62 @@ def test_released_rows_are_gone_and_the_others_keep_their_place():
     sums.release(9)
     torch.testing.assert_close(sums.rows(10)[0][0, 0, 0, 0], torch.from_numpy(last.weights[0])[3])
     assert not sums.totals[0][0, 1:].any()
+
+
+class Storage:
+    """Stands for the memory of a sum on a GPU."""
+
+    def __init__(self):
+        self.bytes = 96
+
+    def resize_(self, size):
+        self.bytes = size
+
+
+class OnGpu:
+    """Stands for a sum on a GPU."""
+
+    def __init__(self, total):
+        self._total, self.storage = total, Storage()
+        self.shape, self.device = total.shape, torch.device("cuda")
+
+    def cpu(self):
+        return self._total.clone()
+
+    def untyped_storage(self):
+        return self.storage
+
+
+def test_sums_that_leave_a_full_gpu_leave_nothing_there_and_go_on_at_their_row():
+    """Rows that were handed out are still held by whoever consumed them: their views must not keep the memory."""
+    sums = Sums(1, (10, 2, 2), torch.device("cpu"), count=1, along=0, depth=7)
+    first, second, *_ = make_tiles((10, 2, 2), (4, 2, 2), 0.5)
+    ones = torch.ones(1, 1, 4, 2, 2)
+    sums.add([first], [ones])
+    sums.release(second.index[0].start)
+    there = OnGpu(sums.totals[0])
+    sums.totals = [there]
+    assert sums.move_to_cpu()
+    assert there.storage.bytes == 0
+    sums.add([second], [ones])
+    expected = torch.from_numpy(second.weights[0]).clone()
+    overlap = first.index[0].stop - second.index[0].start
+    expected[:overlap] += torch.from_numpy(first.weights[0])[-overlap:]
+    torch.testing.assert_close(sums.rows(second.index[0].stop)[0][0, :, 0, 0], expected)
+    assert not sums.move_to_cpu(), "they are there"
+
+
+@pytest.mark.parametrize(("memory", "place"), [(10**9, "cuda"), (10**4, "cpu")])
+def test_sums_of_several_windows_do_not_crowd_a_gpu(monkeypatch, memory, place):
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
+    windows = [Window([None], image(2, 24, 6, 6), (8, 6, 6), OUTPUTS, tile_batch=1, along=0)] * 2
+    passes = [one.begin("fp32") for one in windows]
+    for one in passes:
+        one.device = one.sums_device = torch.device("cuda")
+    depth = passes[0].layout(0).depth
+    assert passes[0].layout(0).bytes == 4 * OUTPUTS * depth * 36
+    window._place_sums(passes, windows)
+    assert [one.sums_device.type for one in passes] == [place] * 2
+    passes[0].sums_device = torch.device("cuda")
+    window._place_sums(passes[:1], windows[:1])
+    assert passes[0].sums_device.type == "cuda", "alone it moves its own"
