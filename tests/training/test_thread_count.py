@@ -52,6 +52,7 @@ def test_one_core_has_no_choice():
 def test_a_run_its_clock_and_its_choice_keep_to_the_quota(scratch, monkeypatch):
     told = {}
     clock, choice = run.work_clock, loop.ThreadCount
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)  # which would hold
     monkeypatch.setattr(devices, "available_cores", lambda: 1)
     monkeypatch.setattr(run, "work_clock", lambda device, threads: told.update(clock=threads) or clock(device, threads))
     monkeypatch.setattr(loop, "ThreadCount", lambda most: told.update(choice=most) or choice(most))
