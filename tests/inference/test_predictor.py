@@ -68,6 +68,13 @@ def test_a_flipped_image_gives_the_flipped_label(model_writer, tmp_path):
             assert (differing < 1e-3) == follows, (mirroring, axes, differing)
 
 
+def test_networks_are_laid_out_for_the_cpu(model_writer, tmp_path):
+    (network,) = load(model_writer(tmp_path)).members[0].networks
+    kernels = [weight for weight in network.parameters() if weight.dim() == 5 and weight[0, 0].numel() > 1]
+    assert kernels
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last_3d) for kernel in kernels)
+
+
 def test_folds_are_averaged_and_can_be_chosen(model_writer, tmp_path):
     folder = model_writer(tmp_path, {"folds": ("0", "1", "all")})
     both, first, again = load(folder, folds=[0, "1"]), load(folder, folds=[0]), load(folder, folds=[0, 0])
