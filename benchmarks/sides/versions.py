@@ -42,8 +42,8 @@ def require_alike(ours: dict[str, str], theirs: dict[str, str]) -> None:
 
 
 def installed(python: str) -> dict[str, str]:
-    """Return the versions of the packages that a Python has."""
-    return json.loads(subprocess.run([python, "-c", PROGRAM, *PACKAGES], check=True, capture_output=True).stdout)
+    """Return the versions of the packages that a Python has, whatever lies in the current folder."""
+    return json.loads(subprocess.run([python, "-I", "-c", PROGRAM, *PACKAGES], check=True, capture_output=True).stdout)
 
 
 def _commit() -> str | None:

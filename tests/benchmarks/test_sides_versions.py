@@ -15,6 +15,14 @@ def test_versions_of_a_python_are_read_without_importing():
     assert "autoseg-engine" in found
 
 
+def test_what_lies_in_the_current_folder_is_not_installed(tmp_path, monkeypatch):
+    folder = tmp_path / "nnunetv2-9.9.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: nnunetv2\nVersion: 9.9\n")
+    monkeypatch.chdir(tmp_path)
+    assert installed(sys.executable).get("nnunetv2") != "9.9"
+
+
 def test_builds_of_the_same_torch_are_alike():
     require_alike({"torch": "2.13.0+cpu"}, THEIRS)
 
