@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def measure(work: Work, pairs: int) -> dict[str, Any]:
     """Warm up, run both sides alternately, compare what they made; returns the summary."""
     jobs = {name: job for name, job in (("autoseg", work.ours), ("nnunet", work.theirs)) if job is not None}
-    samples: dict[str, list[figures.Sample]] = {name: [] for name in jobs}
+    samples: dict[str, list[figures.Sample]] = {"autoseg": [], "nnunet": []}
     answers: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     for job in work.warm or jobs.values():

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from compare import measure, tell
 from sides.answers import compare_batches, compare_losses
+from sides.figures import Target
 from sides.material import moved, plain_plans, split
-from sides.place import Place
+from sides.place import Place, Work
 from sides.stages import STAGES, network
 
 
@@ -93,3 +96,17 @@ def test_a_part_of_a_data_set_is_a_data_set(place):
     few = place.raw("Dataset001_Small", cases=2)
     assert sorted(path.name for path in few.rglob("*.png")) == ["a.png", "a_0000.png", "b.png", "b_0000.png"]
     assert json.loads((few / "dataset.json").read_text())["numTraining"] == 2
+
+
+def test_work_that_nnunet_has_nothing_like_is_measured_and_told_alone(capsys):
+    job = SimpleNamespace(run=lambda: (SimpleNamespace(seconds=2.0, cpu_seconds=3.0, tree_bytes=2**20,
+                                                       largest_bytes=2**20), {}))  # fmt: skip
+    work = Work("evaluate", "surface", job, None, Target(), differs="nnU-Net has no surface scores")
+    summary = measure(work, pairs=2)
+    assert len(summary["autoseg_samples"]) == 2
+    assert "nnunet" not in summary
+    tell(work, summary)
+    told = capsys.readouterr().out
+    assert "2 / -" in told
+    assert "no other side" in told
+    assert "DO NOT AGREE" not in told
