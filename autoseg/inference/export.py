@@ -96,14 +96,14 @@ def export_rows(
             result = _empty(frame, labels, want)
         logits = [member.logits for member in members]
         if result.label is not None and len(members) == 1:
-            for slab in frame.slabs(rows, values=logits[0].value):
+            for slab in frame.slabs(rows, values=logits[0].slab_share):
                 result.label[frame.rows(slab)] = _decide_stream(logits[0], slab, labels).cpu().numpy()
         if result.probabilities is not None or (result.label is not None and len(members) > 1):
             for slab in frame.slabs(rows, values=labels.num_outputs):
                 _fill_means(result, frame.rows(slab), _mean_probabilities(logits, slab, labels), labels, len(members))
         if result.uncertainty is not None:
             activated = [member.activated for member in members]
-            for slab in frame.slabs(rows, values=activated[0].value):
+            for slab in frame.slabs(rows, values=activated[0].slab_share):
                 result.uncertainty[frame.rows(slab)] = _entropy(activated, slab, labels).cpu().numpy()
     return result
 

@@ -38,7 +38,7 @@ class Frame:
     def slabs(self, rows: slice | None = None, *, values: float = 1) -> Iterator[slice]:
         """Yield slabs of some rows (None: all) of the box's first axis; size times `values` per voxel is bounded.
 
-        A value on a GPU counts as a fraction of one, see `Resampled.value`.
+        A value on a GPU counts as a fraction of one, see `Resampled.slab_share`.
         """
         depth, height, width = self.cropped
         rows = slice(0, depth) if rows is None else rows
@@ -87,8 +87,8 @@ class Resampled:
         self.orders = [0 if changed and axis == separate else 1 for axis in back]
 
     @property
-    def value(self) -> float:
-        """Return what one value of a slab counts."""
+    def slab_share(self) -> float:
+        """Return what a value counts in the size of a slab: on a GPU slabs are larger."""
         return 1 / TIMES_ON_GPU if self.values.device.type == "cuda" else 1
 
     def rows(self, after: int) -> slice:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from autoseg.devices import is_out_of_memory
+from autoseg.devices import choose_device, is_out_of_memory
 from autoseg.errors import UserError
 from autoseg.inference.sums import Sums
 from autoseg.inference.tiles import Tile, make_tiles, mirror_combinations, padding
@@ -23,6 +23,26 @@ Network = Callable[[Tensor], Tensor]
 Activation = Literal["softmax", "sigmoid"]
 VOXELS_PER_CALL = {"cpu": 2**18, "mps": 2**20, "cuda": 2**22}
 VALUES_WORTH_HANDING_OUT = 2**24  # of a sum: fewer finished rows wait for more
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """One prediction by sliding window, with what `window.sliding_window` takes.
+
+    `along` is the axis of (Z, Y, X) along which rows are handed out as they are finished; None: all at once.
+    """
+
+    networks: Sequence[Network]
+    image: Tensor
+    patch_size: Sequence[int]
+    num_outputs: int
+    step_size: float = 0.5
+    mirror_axes: Sequence[int] = ()
+    device: str | torch.device = "cpu"
+    precision: str = "auto"
+    tile_batch: int | None = None
+    activation: Activation | None = None
+    along: int | None = None
 
 
 @dataclass(frozen=True)
@@ -71,41 +91,23 @@ def patches_per_call(patch_size: Sequence[int], device: torch.device) -> int:
 class Pass:
     """One pass over one volume; the batch size, and where the sums lie, may change on the way."""
 
-    def __init__(
-        self,
-        *,
-        networks: Sequence[Network],
-        image: Tensor,
-        patch_size: Sequence[int],
-        mirror_axes: Sequence[int],
-        step_size: float,
-        device: torch.device,
-        dtype: torch.dtype,
-        num_outputs: int,
-        activation: Activation | None,
-        tile_batch: int | None,
-    ):
-        self.networks = networks
-        self.image = image
-        self.step_size = step_size
-        self.patch_size = tuple(patch_size)
-        self.mirrors = mirror_combinations(mirror_axes)
-        self.device = device
+    def __init__(self, window: Window, dtype: torch.dtype):
+        self.window = window
+        self.patch_size = tuple(window.patch_size)
+        self.mirrors = mirror_combinations(window.mirror_axes)
+        self.device = self.sums_device = choose_device(window.device)
         self.dtype = dtype
-        self.num_outputs = num_outputs
-        self.activation = activation
-        self.sums_device = device
-        self.batch = tile_batch or patches_per_call(self.patch_size, device)
+        self.batch = window.tile_batch or patches_per_call(self.patch_size, self.device)
 
     @torch.inference_mode()
-    def rows(self, along: int | None) -> Iterator[Rows]:
-        """Yield the mean for the image (C, Z, Y, X) as rows along an axis; None: all at once. Raises NotFinite."""
-        axis, image, layout = along or 0, self.image, self.layout(along)
+    def rows(self) -> Iterator[Rows]:
+        """Yield the mean for the image as rows along the axis that the window names. Raises NotFinite."""
+        axis, image, layout = self._axis, self.window.image, self.layout()
         pads, tiles = layout.pads, layout.tiles
         padded = F.pad(image, [amount for pad in reversed(pads) for amount in pad]) if any(map(any, pads)) else image
         padded = _to_device(padded, self.device)
         sums = Sums(
-            self.num_outputs, layout.shape, self.sums_device, count=self._count, along=axis, depth=layout.depth
+            self.window.num_outputs, layout.shape, self.sums_device, count=self._count, along=axis, depth=layout.depth
         )  # fmt: skip
         inside = [slice(before, before + size) for (before, _), size in zip(pads, image.shape[1:], strict=True)]
         done, handed = 0, 0
@@ -116,21 +118,25 @@ class Pass:
             sums.release(finished - 1)
             handed = finished
 
-    def layout(self, along: int | None) -> Layout:
-        """Return where the tiles stand and how many rows are worth handing out and kept along an axis; None: all."""
-        axis = along or 0
-        pads = padding(self.image.shape[1:], self.patch_size)
-        shape = tuple(size + sum(pad) for size, pad in zip(self.image.shape[1:], pads, strict=True))
-        tiles = make_tiles(shape, self.patch_size, self.step_size)
+    def layout(self) -> Layout:
+        """Return where the tiles stand, and how many rows are worth handing out and kept."""
+        axis, size = self._axis, self.window.image.shape[1:]
+        pads = padding(size, self.patch_size)
+        shape = tuple(length + sum(pad) for length, pad in zip(size, pads, strict=True))
+        tiles = make_tiles(shape, self.patch_size, self.window.step_size)
         tiles.sort(key=lambda tile: tile.index[axis].start)
-        row = self.num_outputs * torch.Size(shape).numel() // shape[axis]
-        worth = shape[axis] if along is None else max(1, VALUES_WORTH_HANDING_OUT // row)
+        row = self.window.num_outputs * torch.Size(shape).numel() // shape[axis]
+        worth = shape[axis] if self.window.along is None else max(1, VALUES_WORTH_HANDING_OUT // row)
         depth = min(shape[axis], 1 + worth + _reach(tiles, axis, self._tiles_per_call))  # the last row handed out stays
         return Layout(pads, shape, tiles, worth, depth, 4 * self._count * depth * row)
 
     @property
+    def _axis(self) -> int:
+        return self.window.along or 0
+
+    @property
     def _count(self) -> int:
-        return 2 if self.activation else 1
+        return 2 if self.window.activation else 1
 
     def _handed(self, sums: Sums, fresh: int, stop: int, inside: Sequence[slice], axis: int) -> Rows:
         """Return the rows of the sums before `stop`, without padding; `fresh` and `stop` count the padded rows."""
@@ -175,23 +181,23 @@ class Pass:
         shape = (len(tiles), image.shape[0], *self.patch_size)
         patches = torch.stack([image[(slice(None), *tile.index)] for tile in tiles]).reshape(shape)
         patches = patches.to(self.device, non_blocking=True)
-        share = 1.0 / (len(self.mirrors) * len(self.networks))
+        share = 1.0 / (len(self.mirrors) * len(self.window.networks))
         totals: list[Tensor] = []
         for mirrors in _chunks(self.mirrors, max(1, self.batch // len(tiles))):
             flipped = [_flip(patches, axes) for axes in mirrors]
             stacked = torch.cat(flipped) if len(flipped) > 1 else flipped[0]
-            for network in self.networks:
+            for network in self.window.networks:
                 for axes, output in zip(mirrors, network(stacked).float().chunk(len(mirrors)), strict=True):
                     for position, value in enumerate(self._outputs(output)):
                         if position == len(totals):
                             totals.append(torch.zeros_like(value))
                         totals[position].add_(_flip(value, axes), alpha=share)
-        return [total.reshape(len(tiles), self.num_outputs, *tiles[0].extent) for total in totals]
+        return [total.reshape(len(tiles), self.window.num_outputs, *tiles[0].extent) for total in totals]
 
     def _outputs(self, logits: Tensor) -> list[Tensor]:
-        if self.activation is None:
+        if self.window.activation is None:
             return [logits]
-        return [logits, logits.softmax(1) if self.activation == "softmax" else logits.sigmoid()]
+        return [logits, logits.softmax(1) if self.window.activation == "softmax" else logits.sigmoid()]
 
     def _make_room(self, sums: Sums) -> None:
         if self.batch > 1:

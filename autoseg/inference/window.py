@@ -17,7 +17,7 @@ from torch import Tensor
 
 from autoseg.devices import choose_device, choose_precision
 from autoseg.errors import UserError
-from autoseg.inference.tile_pass import Activation, Network, NotFinite, Pass, Rows
+from autoseg.inference.tile_pass import Activation, Network, NotFinite, Pass, Rows, Window
 
 log = logging.getLogger(__name__)
 
@@ -87,34 +87,6 @@ def sliding_window(
     return stream_windows([window], lambda streams: Mean(*next(streams[0]).means))
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
-    """One prediction by sliding window, with what `sliding_window` takes.
-
-    `along` is the axis of (Z, Y, X) along which rows are handed out as they are finished; None: all at once.
-    """
-
-    networks: Sequence[Network]
-    image: Tensor
-    patch_size: Sequence[int]
-    num_outputs: int
-    step_size: float = 0.5
-    mirror_axes: Sequence[int] = ()
-    device: str | torch.device = "cpu"
-    precision: str = "auto"
-    tile_batch: int | None = None
-    activation: Activation | None = None
-    along: int | None = None
-
-    def begin(self, precision: str) -> Pass:
-        """Return the pass over the volume in a format."""
-        return Pass(
-            networks=self.networks, image=self.image, patch_size=self.patch_size, mirror_axes=self.mirror_axes,
-            step_size=self.step_size, device=choose_device(self.device), dtype=FORMATS[precision],
-            num_outputs=self.num_outputs, activation=self.activation, tile_batch=self.tile_batch,
-        )  # fmt: skip
-
-
 def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[Rows]]], T]) -> T:
     """Return what `consume` makes of the rows of every window, in their order; several windows may take turns.
 
@@ -128,10 +100,10 @@ def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[R
             raise UserError(f"step_size must be above 0 and at most 1, got {window.step_size}")
     formats = [choose_precision(window.precision, choose_device(window.device)) for window in windows]
     while True:
-        passes = [window.begin(name) for window, name in zip(windows, formats, strict=True)]
-        _place_sums(passes, windows)
+        passes = [Pass(window, FORMATS[name]) for window, name in zip(windows, formats, strict=True)]
+        _place_sums(passes)
         try:
-            return consume([one.rows(window.along) for one, window in zip(passes, windows, strict=True)])
+            return consume([one.rows() for one in passes])
         except NotFinite as error:
             which = passes.index(error.source)
         if formats[which] == "fp32" or not bool(torch.isfinite(windows[which].image).all()):
@@ -141,17 +113,16 @@ def stream_windows(windows: Sequence[Window], consume: Callable[[list[Iterator[R
             )
         log.warning("the network's output is not finite in %s: computed again in fp32", formats[which])
         formats[which] = "fp32"
-        del passes  # the next ones need as much memory
 
 
-def _place_sums(passes: Sequence[Pass], windows: Sequence[Window]) -> None:
+def _place_sums(passes: Sequence[Pass]) -> None:
     """Keep the sums of several windows in main memory where together they would crowd the GPU.
 
     One that runs out of memory can move its own sums away, not those of the others, whose rows may be wanted.
     """
     if len(passes) == 1 or passes[0].device.type != "cuda":
         return
-    needed = sum(one.layout(window.along).bytes for one, window in zip(passes, windows, strict=True))
+    needed = sum(one.layout().bytes for one in passes)
     if needed > SHARE_FOR_SUMS * torch.cuda.get_device_properties(passes[0].device).total_memory:
         for one in passes:
             one.sums_device = torch.device("cpu")

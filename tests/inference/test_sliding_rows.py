@@ -251,13 +251,13 @@ def test_sums_that_leave_a_full_gpu_leave_nothing_there_and_go_on_at_their_row()
 def test_sums_of_several_windows_do_not_crowd_a_gpu(monkeypatch, memory, place):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
     windows = [Window([None], image(2, 24, 6, 6), (8, 6, 6), OUTPUTS, tile_batch=1, along=0)] * 2
-    passes = [one.begin("fp32") for one in windows]
+    passes = [tile_pass.Pass(one, torch.float32) for one in windows]
     for one in passes:
         one.device = one.sums_device = torch.device("cuda")
-    depth = passes[0].layout(0).depth
-    assert passes[0].layout(0).bytes == 4 * OUTPUTS * depth * 36
-    window._place_sums(passes, windows)
+    depth = passes[0].layout().depth
+    assert passes[0].layout().bytes == 4 * OUTPUTS * depth * 36
+    window._place_sums(passes)
     assert [one.sums_device.type for one in passes] == [place] * 2
     passes[0].sums_device = torch.device("cuda")
-    window._place_sums(passes[:1], windows[:1])
+    window._place_sums(passes[:1])
     assert passes[0].sums_device.type == "cuda", "alone it moves its own"
