@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -41,7 +42,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class WarpSource:
-    """The larger boxes of those samples of a batch that will be rotated or scaled."""
+    """The larger boxes of some samples of a batch that will be rotated or scaled."""
 
     positions: tuple[int, ...]  # n places in the batch
     image: Tensor  # (n, C, *box) float32
@@ -57,12 +58,7 @@ class WarpSource:
 
 @dataclass(frozen=True)
 class CutBatch(Batch):
-    """A batch before augmentation: what is only cropped lies in place, mirrored; the rest waits in `warp`."""
+    """A batch before augmentation: what is only cropped lies in place, mirrored; the rest is cut group by group."""
 
     parameters: tuple[SampleParameters, ...] = ()
-    warp: WarpSource | None = None
-
-    def to(self, device: torch.device | str) -> CutBatch:
-        """Return the batch on `device`."""
-        moved = _moved(self, torch.device(device))
-        return moved if moved.warp is None else replace(moved, warp=moved.warp.to(device))
+    warps: tuple[Callable[[], WarpSource], ...] = ()  # each cuts the boxes of a group: all at once would be large

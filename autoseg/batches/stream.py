@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 from autoseg.batches.augmentation.cascade import damage
 from autoseg.batches.augmentation.draws import Draws
 from autoseg.batches.augmentation.parameters import SampleParameters, draw_parameters
-from autoseg.batches.augmentation.pipeline import apply_intensity, apply_warp, zero_outside
+from autoseg.batches.augmentation.pipeline import apply_intensity, apply_warp, looked_at, zero_outside
+from autoseg.batches.augmentation.rows import chunks
 from autoseg.batches.batch import Batch, CutBatch, WarpSource
 from autoseg.batches.cutting import Box, copy_case
 from autoseg.batches.geometry import turns_in_plane_only
@@ -74,19 +75,20 @@ class PatchStream:
     def batch(self, step: int, device: torch.device | str = "cpu") -> Batch:
         """Return the augmented batch of a step on a device."""
         with one_thread():
-            pinned = torch.device(device).type == "cuda"  # else it is pinned by one more copy on the way there
-            return self.augment(self.cut(step, pinned=pinned), step, device)
+            return self.augment(self.cut(step, device), step, device)
 
     def cases_of(self, step: int) -> tuple[str, ...]:
         """Return the ids of the cases of a step without reading them."""
         return tuple(self._case(step, sample)[0] for sample in range(self.settings.batch_size))
 
-    def cut(self, step: int, *, pinned: bool = False) -> CutBatch:
-        """Return the patches of a step, not augmented, on the CPU, where asked for in pinned memory.
+    def cut(self, step: int, device: torch.device | str = "cpu") -> CutBatch:
+        """Return the patches of a step, not augmented, on the CPU; in pinned memory if they are to go to a GPU.
 
-        Whatever is not rotated or scaled is cut in its final size and place, mirrored; of the others the box they look
-        at is kept beside.
+        Whatever is not rotated or scaled is cut in its final size and place, mirrored; of the others the boxes they
+        look at are cut when `augment` asks for them, as many at a time as suit the device.
         """
+        device = torch.device(device)
+        pinned = device.type == "cuda"  # else it is pinned by one more copy on the way there
         samples = [self._choose(step, sample) for sample in range(self.settings.batch_size)]
         channels = self._channels
         count, patch = len(samples), self.settings.patch_size
@@ -103,7 +105,7 @@ class PatchStream:
             previous=previous,
             step=step,
             parameters=tuple(sample.parameters for sample in samples),
-            warp=self._cut_warped(samples, channels, pinned),
+            warps=self._warps(samples, device, pinned),
         )
 
     def augment(self, batch: CutBatch, step: int, device: torch.device | str = "cpu") -> Batch:
@@ -168,16 +170,21 @@ class PatchStream:
         previous = torch.empty_like(segmentation, pin_memory=pinned) if self.previous_stage else None
         return image, segmentation, previous
 
-    def _cut_warped(self, samples: Sequence[_Sample], channels: int, pinned: bool) -> WarpSource | None:
-        positions = tuple(p for p, sample in enumerate(samples) if sample.parameters.warp is not None)
-        if not positions:
-            return None
+    def _warps(
+        self, samples: Sequence[_Sample], device: torch.device, pinned: bool
+    ) -> tuple[Callable[[], WarpSource], ...]:
+        """Return what cuts the samples that are rotated or scaled, in groups."""
+        warped = tuple(p for p, sample in enumerate(samples) if sample.parameters.warp is not None)
+        groups = chunks(len(warped), looked_at(self.settings.patch_size), device)
+        return tuple(partial(self._cut_warped, samples, warped[group], pinned) for group in groups)
+
+    def _cut_warped(self, samples: Sequence[_Sample], positions: tuple[int, ...], pinned: bool) -> WarpSource:
         patch, initial = self.settings.patch_size, self.settings.initial_patch_size
         kept = 1 if turns_in_plane_only(patch) else 0  # axes that are not warped
         matrices = np.stack([samples[p].parameters.folded_warp for p in positions])
         boxes = warp_boxes(matrices, patch=patch[kept:], initial=initial[kept:])
         size = (*patch[:kept], *boxes.size)
-        image, segmentation, previous = self._empty(len(positions), channels, size, pinned)
+        image, segmentation, previous = self._empty(len(positions), self._channels, size, pinned)
         arrays = _arrays(image, segmentation, previous)
         for row, (position, corner) in enumerate(zip(positions, boxes.corners, strict=True)):
             offset = (*[0] * kept, *corner)

@@ -209,8 +209,8 @@ def test_augmentation_brings_nothing_to_the_device_that_waits(patch, build_case,
     store = build_store({"a": build_case(channels=2)})
     settings = StreamSettings(patch, 6, computed_channels=(1,))
     stream = PatchStream(store, store.cases, labels, settings, seed=1, name="train", use_mask=(True, True))
-    cuts = [stream.cut(step) for step in range(6)]
-    assert any(cut.warp is not None and len(cut.warp.positions) > 1 for cut in cuts)
+    cuts = [stream.cut(step, META) for step in range(6)]
+    assert any(len(group().positions) > 1 for cut in cuts for group in cut.warps)
     with Copies(monkeypatch) as copies:
         for cut in cuts:
             batch = stream.augment(cut, cut.step, META)
@@ -238,8 +238,8 @@ def test_patches_for_a_gpu_are_cut_into_pinned_memory(memory_store, labels, monk
         memory_store, memory_store.cases, labels, StreamSettings((16, 20, 12), 6), seed=5, name="train",
         previous_stage="low",
     )  # fmt: skip
-    monkeypatch.setattr(stream, "augment", lambda cut, step, device: cut)
-    warped = [stream.batch(step, "cuda").warp is not None for step in range(3)]
+    monkeypatch.setattr(stream, "augment", lambda cut, step, device: [group() for group in cut.warps])
+    warped = [len(stream.batch(step, "cuda")) for step in range(3)]
     assert any(warped)
     assert pinned == [True] * 3 * (3 + sum(warped))
     pinned.clear()

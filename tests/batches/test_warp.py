@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from torch.nn import functional
 from autoseg.batches import StreamSettings
 from autoseg.batches.augmentation import warp
 from autoseg.batches.augmentation.pipeline import apply_warp
-from autoseg.batches.augmentation.warp import interpolate, sampling, warp_labels
+from autoseg.batches.augmentation.warp import interpolate, label_boxes, sampling, warp_labels
 from autoseg.batches.batch import CutBatch, WarpSource
 from autoseg.batches.geometry import rotation_matrix
 from autoseg.batches.warp_boxes import warp_boxes
@@ -61,7 +63,7 @@ def test_image_and_labels_equal_grid_sample(patch, seed):
     clear = top[0] - top[1] > 1e-3
     for kind in (torch.int8, torch.int16):
         source = torch.from_numpy(padded_box(labels.numpy(), -1)).to(kind)[None]
-        found = warp_labels(source, places, axes=axes).view(patch)
+        found = warp_labels(label_boxes(source, axes=axes), places).view(patch)
         assert torch.equal(found[clear].long(), (stack.argmax(0) - 1)[clear])
     assert clear.float().mean() > 0.95
     assert (found == -1).any()
@@ -88,7 +90,7 @@ def test_scaling_above_one_shows_a_larger_area():
         places = sampling(
             np.eye(2)[None] * scale, np.array([[20.5, 20.5]]), patch=(40, 40), box=box.shape[1:], device=CPU
         )
-        sizes.append((warp_labels(box, places, axes=2) == 1).sum().item())
+        sizes.append((warp_labels(label_boxes(box, axes=2), places) == 1).sum().item())
     assert sizes[0] > sizes[1] == 400 > sizes[2]
 
 
@@ -96,7 +98,7 @@ def test_equal_weights_go_to_the_nearest_corner():
     labels = torch.tensor([[0, 0, 2, 2]], dtype=torch.int16).repeat(4, 1)
     box = torch.from_numpy(padded_box(labels.numpy(), -1))[None]
     places = sampling(np.eye(2)[None], np.array([[2.5, 2.5]]), patch=(2, 2), box=box.shape[1:], device=CPU)
-    assert warp_labels(box, places, axes=2).view(2, 2).tolist() == [[0, 2], [0, 2]]
+    assert warp_labels(label_boxes(box, axes=2), places).view(2, 2).tolist() == [[0, 2], [0, 2]]
 
 
 @pytest.mark.parametrize("zoom", [0.5, 1.0])
@@ -124,13 +126,13 @@ def test_boxes_hold_everything_that_is_looked_at(patch, zoom):
             images[(i, ..., *target)] = volume[(i, ..., *source)]
             maps[(i, ..., *target)] = labels[(i, ..., *source)]
         count = len(matrices)
+        places = tuple(reversed(range(count)))
+        source = WarpSource(places, torch.from_numpy(images), torch.from_numpy(maps), None, matrices, centres)
         batch = CutBatch(
             image=torch.zeros(count, 2, *patch),
             segmentation=torch.zeros(count, *patch, dtype=torch.int16),
             cases=("x",) * count,
-            warp=WarpSource(
-                tuple(reversed(range(count))), torch.from_numpy(images), torch.from_numpy(maps), None, matrices, centres
-            ),
+            warps=(lambda: source,),
         )
         apply_warp(batch)
         return batch
@@ -144,40 +146,47 @@ def test_boxes_hold_everything_that_is_looked_at(patch, zoom):
     assert small.image.std() > 0.3
 
 
-def test_samples_together_and_alone_agree(monkeypatch):
-    patch, count = (8, 9, 10), 3
-    random = np.random.default_rng(1)
-    matrices = np.stack([random_matrix(3, seed) for seed in range(count)])
-    box = (14, 15, 16)
+def random_sources(groups, box, matrices):
+    """Return boxes of the samples in each group, every sample with its own, the labels with numbers beyond int8."""
+    sources = []
+    for group in groups:
+        states = [np.random.default_rng(sample) for sample in group]
+        images = np.stack([state.normal(size=(2, *box)) for state in states]).astype(np.float32)
+        maps = np.stack([state.integers(-1, 200, size=box) for state in states]).astype(np.int16)
+        previous = np.stack([state.integers(-1, 3, size=box) for state in states]).astype(np.int16)
+        arrays = (torch.from_numpy(array) for array in (images, maps, previous))
+        own = matrices[list(group)], np.full((len(group), matrices.shape[-1]), 6.5)
+        sources.append(WarpSource(tuple(group), *arrays, *own))
+    return sources
 
-    def run():
-        state = np.random.default_rng(2)
+
+@pytest.mark.parametrize("patch", [(8, 9, 10), (20, 17), (4, 18, 20)])
+def test_together_alone_and_slab_by_slab_agree(monkeypatch, patch):
+    axes = 2 if patch[0] == 4 else len(patch)
+    matrices = np.stack([random_matrix(axes, seed) for seed in range(4)])
+    box = (*patch[: len(patch) - axes], *(size + 6 for size in patch[-axes:]))
+
+    def run(*groups):
         batch = CutBatch(
             image=torch.zeros(4, 2, *patch),
             segmentation=torch.zeros(4, *patch, dtype=torch.int16),
             cases=("x",) * 4,
             previous=torch.zeros(4, *patch, dtype=torch.int16),
-            warp=WarpSource(
-                (3, 0, 2),
-                torch.from_numpy(state.normal(size=(count, 2, *box)).astype(np.float32)),
-                torch.from_numpy(state.integers(-1, 200, size=(count, *box)).astype(np.int16)),
-                torch.from_numpy(state.integers(-1, 3, size=(count, *box)).astype(np.int16)),
-                matrices,
-                np.full((count, 3), 6.5),
-            ),
+            warps=tuple(partial(lambda source: source, source) for source in random_sources(groups, box, matrices)),
         )
         apply_warp(batch)
         return batch
 
-    together = run()
-    monkeypatch.setattr("autoseg.batches.augmentation.rows._CPU_ELEMENTS", 1)
-    alone = run()
-    assert torch.equal(together.image, alone.image)
-    assert torch.equal(together.segmentation, alone.segmentation)
-    assert torch.equal(together.previous, alone.previous)
+    together = run((3, 0, 2))
+    found = [run((3,), (0,), (2,))]
+    monkeypatch.setattr("autoseg.batches.augmentation.rows._CPU_SLAB", 3 * 2**axes * 3 * patch[-1])
+    found += [run((3, 0, 2)), run((0, 2), (3,))]
+    for other in found:
+        assert torch.equal(together.image, other.image)
+        assert torch.equal(together.segmentation, other.segmentation)
+        assert torch.equal(together.previous, other.previous)
     assert (together.image[1] == 0).all()
     assert together.segmentation.max() > 127
-    assert random.integers(2) in (0, 1)
 
 
 @pytest.mark.parametrize("patch", [(30, 33), (12, 11, 14)])
@@ -187,7 +196,7 @@ def test_labels_are_the_same_with_the_vote_of_a_gpu(monkeypatch, patch):
     source[:, : box[0] // 2] = 1
     matrices = np.stack([random_matrix(axes, seed) for seed in range(2)])
     places = sampling(matrices, np.full((2, axes), 6.0), patch=patch, box=box, device=CPU)
-    some = warp_labels(source, places, axes=axes)
+    some = warp_labels(label_boxes(source, axes=axes), places)
     monkeypatch.setattr(warp, "_decide_found", warp._decide_all)
-    assert torch.equal(some, warp_labels(source, places, axes=axes))
+    assert torch.equal(some, warp_labels(label_boxes(source, axes=axes), places))
     assert len(some.unique()) == 4

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import torch
@@ -9,31 +10,24 @@ from torch import Tensor
 
 from autoseg.batches.augmentation import filters, intensity, noise
 from autoseg.batches.augmentation.parameters import SampleParameters
-from autoseg.batches.augmentation.rows import apply_to_rows, chunks
-from autoseg.batches.augmentation.warp import Sampling, interpolate, sampling, warp_labels
-from autoseg.batches.batch import CutBatch
+from autoseg.batches.augmentation.rows import apply_to_rows, slabs
+from autoseg.batches.augmentation.warp import LabelBoxes, Sampling, interpolate, label_boxes, sampling, warp_labels
+from autoseg.batches.batch import CutBatch, WarpSource
 from autoseg.batches.geometry import turns_in_plane_only
 from autoseg.batches.moving import numbers_on
 
 _LARGEST_INT8 = 126
 
 
+def looked_at(patch: Sequence[int]) -> int:
+    """Return how many voxels a warp of a patch looks at: the corners of a cell for every voxel."""
+    return math.prod(patch) * 2 ** len(_warped_axes(patch))
+
+
 def apply_warp(batch: CutBatch) -> None:
     """Fill the places of the rotated and scaled samples of a batch, in place."""
-    source = batch.warp
-    if source is None:
-        return
-    patch = tuple(batch.segmentation.shape[1:])
-    flat_volume = turns_in_plane_only(patch)
-    plane, box = (patch[1:], source.image.shape[3:]) if flat_volume else (patch, source.image.shape[2:])
-    looked_at = batch.segmentation[0].numel() * 2 ** len(plane)  # every voxel looks at the corners of a cell
-    for part in chunks(len(source.positions), looked_at, batch.image.device):
-        places = sampling(source.matrices[part], source.centres[part], patch=plane, box=box, device=batch.image.device)
-        positions = source.positions[part]
-        _warp_images(source.image[part], places, positions, batch.image)
-        for labels, target in ((source.segmentation, batch.segmentation), (source.previous, batch.previous)):
-            if labels is not None and target is not None:
-                _warp_label_maps(labels[part], places, positions, target, flat_volume=flat_volume)
+    for cut in batch.warps:
+        _warp_group(cut().to(batch.image.device), batch)
 
 
 def apply_intensity(image: Tensor, parameters: Sequence[SampleParameters], *, keep: Sequence[int] = ()) -> None:
@@ -68,12 +62,38 @@ def zero_outside(image: Tensor, segmentation: Tensor, use_mask: Sequence[bool]) 
                 image[:, channel].masked_fill_(outside, 0)
 
 
+def _warped_axes(patch: Sequence[int]) -> tuple[int, ...]:
+    return tuple(patch[1:]) if turns_in_plane_only(patch) else tuple(patch)
+
+
+def _warp_group(source: WarpSource, batch: CutBatch) -> None:
+    """Warp the boxes of a group of samples into their places, a slab of all of them at a time."""
+    patch, device = tuple(batch.segmentation.shape[1:]), batch.image.device
+    warped, positions = _warped_axes(patch), source.positions
+    axes, box, row = len(warped), source.image.shape[-len(warped) :], math.prod(warped[1:])
+    maps = [
+        (_label_boxes(labels, axes=axes), _flat(target, axes))
+        for labels, target in ((source.segmentation, batch.segmentation), (source.previous, batch.previous))
+        if labels is not None and target is not None
+    ]
+    for rows in slabs(warped[0], len(positions) * row * 2**axes, device):
+        places = sampling(source.matrices, source.centres, patch=warped, box=box, device=device, rows=rows)
+        voxels = slice(rows.start * row, rows.stop * row)
+        _warp_images(source.image, places, positions, _flat(batch.image, axes)[..., voxels])
+        for boxes, target in maps:
+            _warp_label_maps(boxes, places, positions, target[..., voxels])
+
+
+def _flat(tensor: Tensor, axes: int) -> Tensor:
+    """View (B, ..., *S) as (B, layers, voxels), where the last `axes` axes are the voxels that are warped together."""
+    return tensor.view(len(tensor), -1, tensor.shape[-axes:].numel())
+
+
 def _warp_images(source: Tensor, places: Sampling, positions: Sequence[int], out: Tensor) -> None:
-    """Warp (m, C, *box), or (m, C, Z, *box) with the slices as channels, into the places of `out` (B, C, *S)."""
+    """Warp (m, C, *box), or (m, C, Z, *box) with the slices as channels, into the places of `out` (B, layers, V)."""
     count = len(source)
     flat, box = source.view(-1), source.shape[-len(places.fractions) :].numel()
     layers = source[0].numel() // box
-    target = out.view(len(out), layers, -1)
     index = places.index
     if count > 1:
         rows = numbers_on(out.device, positions, torch.int64)
@@ -81,26 +101,25 @@ def _warp_images(source: Tensor, places: Sampling, positions: Sequence[int], out
     for layer in range(layers):
         shifted = flat.narrow(0, layer * box, len(flat) - layer * box)
         if count == 1:
-            interpolate(shifted, index, places, target[positions[0], layer][None])
+            interpolate(shifted, index, places, out[positions[0], layer][None])
         else:
             warped = torch.empty_like(places.fractions[0])
             interpolate(shifted, index, places, warped)
-            target[:, layer].index_copy_(0, rows, warped)
+            out[:, layer].index_copy_(0, rows, warped)
 
 
-def _warp_label_maps(
-    source: Tensor, places: Sampling, positions: Sequence[int], out: Tensor, *, flat_volume: bool
-) -> None:
-    """Warp (m, *box) int16 into the places of `out` (B, *S); of flat volumes slice by slice."""
-    axes = len(places.fractions)
+def _label_boxes(source: Tensor, *, axes: int) -> list[LabelBoxes]:
+    """Return label maps (m, *box) int16 for the warp; those of flat volumes (m, Z, *box) slice by slice."""
     small = source.to(torch.int8) if source.device.type == "cpu" and source.max() <= _LARGEST_INT8 else source
-    if flat_volume:
-        layers = [warp_labels(layer.contiguous(), places, axes=axes) for layer in small.unbind(1)]
-        warped = torch.stack(layers, dim=1)
-    else:
-        warped = warp_labels(small, places, axes=axes)
-    for position, label_map in zip(positions, warped, strict=True):
-        out[position] = label_map.view(out.shape[1:])
+    layers = [small] if small.ndim == 1 + axes else [layer.contiguous() for layer in small.unbind(1)]
+    return [label_boxes(layer, axes=axes) for layer in layers]
+
+
+def _warp_label_maps(layers: Sequence[LabelBoxes], places: Sampling, positions: Sequence[int], out: Tensor) -> None:
+    """Warp the label maps of each layer into the places of `out` (B, layers, V)."""
+    for layer, boxes in enumerate(layers):
+        for position, label_map in zip(positions, warp_labels(boxes, places), strict=True):
+            out[position, layer] = label_map
 
 
 def _add_noise(image: Tensor, parameters: Sequence[SampleParameters]) -> None:

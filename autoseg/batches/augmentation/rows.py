@@ -10,6 +10,7 @@ from torch import Tensor
 from autoseg.batches.moving import numbers_on
 
 _CPU_ELEMENTS = 2**16  # several small rows at once, a large row alone: it stays in the cache
+_CPU_SLAB = 2**20
 _GPU_ELEMENTS = 2**24  # bounds a copy of the chosen rows to 64 MiB
 
 
@@ -17,6 +18,12 @@ def chunks(count: int, elements: int, device: torch.device) -> Iterator[slice]:
     """Cut 0..count-1, items of so many elements each, into slices that suit the device."""
     limit = _CPU_ELEMENTS if device.type == "cpu" else _GPU_ELEMENTS
     size = max(1, limit // elements)
+    return (slice(start, min(start + size, count)) for start in range(0, count, size))
+
+
+def slabs(count: int, elements: int, device: torch.device) -> Iterator[slice]:
+    """Cut 0..count-1 rows of one item, of so many elements each, into slices that stay in the cache of a CPU."""
+    size = max(1, _CPU_SLAB // elements) if device.type == "cpu" else count
     return (slice(start, min(start + size, count)) for start in range(0, count, size))
 
 

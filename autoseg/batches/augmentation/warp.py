@@ -20,11 +20,25 @@ _NEAREST_FIRST = 1e-4  # of the weight of a corner is added to its label: the ne
 
 @dataclass(frozen=True)
 class Sampling:
-    """Where the voxels of m patches of V voxels lie in their boxes (d axes)."""
+    """Where the V voxels of m patches, or of the same rows of them, lie in their boxes (d axes)."""
 
     index: Tensor  # (m, V) int32, flat position of the lower corner within one box
     fractions: tuple[Tensor, ...]  # d times (m, V) float32 in [0, 1): distance from the lower corner
     corners: tuple[int, ...]  # flat offsets of the 2^d corners, the last axis changes fastest
+
+
+@dataclass(frozen=True)
+class LabelBoxes:
+    """Label maps of m boxes of so many voxels, one after the other."""
+
+    labels: Tensor  # (m * voxels,) int8 or int16
+    cells: Tensor  # (m * voxels,) label of the cell above each voxel if all corners have it, else the sentinel
+    voxels: int
+
+    @property
+    def sentinel(self) -> int:
+        """The smallest number of the type, which is no label."""
+        return torch.iinfo(self.labels.dtype).min
 
 
 def sampling(
@@ -34,18 +48,19 @@ def sampling(
     patch: Sequence[int],
     box: Sequence[int],
     device: torch.device,
+    rows: slice = slice(None),
 ) -> Sampling:
     """Map the voxels of a patch, centred, by `matrices` (m, d, d) to boxes, their centres being `centres` (m, d).
 
-    Coordinates are clamped to the box less its last layer: a box has one layer of outside values below and two above
-    wherever the patch reaches outside.
+    `rows` chooses along the first axis of the patch. Coordinates are clamped to the box less its last layer: a box has
+    one layer of outside values below and two above wherever the patch reaches outside.
     """
     axes = len(patch)
     index, fractions = None, []
     strides = [int(np.prod(box[axis + 1 :])) for axis in range(axes)]
-    lines = to_device(torch.from_numpy(_lines(matrices, centres, patch)), device)
+    lines = [to_device(torch.from_numpy(line), device) for line in _lines(matrices, centres, patch, rows)]
     for axis in range(axes):
-        where = _coordinate(lines[:, axis].split(list(patch), dim=1)).clamp_(0, box[axis] - 2)
+        where = _coordinate([line[:, axis] for line in lines]).clamp_(0, box[axis] - 2)
         cell = where.to(torch.int32)
         fractions.append(where.frac_())
         index = cell.mul_(strides[axis]) if index is None else index.add_(cell, alpha=strides[axis])
@@ -55,11 +70,11 @@ def sampling(
     return Sampling(index, tuple(fractions), tuple(corners))
 
 
-def _lines(matrices: np.ndarray, centres: np.ndarray, patch: Sequence[int]) -> np.ndarray:
-    """Return (m, d, sum of patch) float32: per axis of the box what each patch axis adds to the coordinate there."""
+def _lines(matrices: np.ndarray, centres: np.ndarray, patch: Sequence[int], rows: slice) -> list[np.ndarray]:
+    """Return for each patch axis (m, d, size) float32: what it adds to the coordinate along each axis of the box."""
     parts = [matrices[:, :, axis, None] * (np.arange(size) - (size - 1) / 2) for axis, size in enumerate(patch)]
-    parts[0] = parts[0] + centres[:, :, None]
-    return np.concatenate(parts, axis=2).astype(np.float32)
+    parts[0] = (parts[0] + centres[:, :, None])[:, :, rows]
+    return [part.astype(np.float32) for part in parts]
 
 
 def _coordinate(lines: Sequence[Tensor]) -> Tensor:
@@ -86,20 +101,25 @@ def interpolate(source: Tensor, index: Tensor, places: Sampling, out: Tensor) ->
     torch.lerp(low, high, places.fractions[0], out=out)
 
 
-def warp_labels(source: Tensor, places: Sampling, *, axes: int) -> Tensor:
-    """Return (m, V) labels: the argmax over linearly interpolated one-hots of `source` (m, *box), int8 or int16.
+def label_boxes(source: Tensor, *, axes: int) -> LabelBoxes:
+    """Return the label maps `source` (m, *box), int8 or int16, as `warp_labels` needs them."""
+    sentinel = torch.iinfo(source.dtype).min
+    return LabelBoxes(source.view(-1), _agreed(source, axes, sentinel).view(-1), source[0].numel())
+
+
+def warp_labels(source: LabelBoxes, places: Sampling) -> Tensor:
+    """Return (m, V) labels: the argmax over the linearly interpolated one-hots of `source`.
 
     Most voxels fall into cells whose corners agree; only the others are put to the vote. Among labels of equal weight
     that of the nearest corner wins.
     """
-    sentinel = torch.iinfo(source.dtype).min
-    index = places.index
-    if len(source) > 1:
-        index = index + _steps(len(source), source[0].numel(), source.device)
+    index, count = places.index, len(places.index)
+    if count > 1:
+        index = index + _steps(count, source.voxels, index.device)
     flat_index = index.reshape(-1)
-    labels = _agreed(source, axes, sentinel).view(-1).index_select(0, flat_index)
-    decide = _decide_found if source.device.type == "cpu" else _decide_all
-    return decide(labels, source.view(-1), flat_index, places, sentinel).view_as(places.index)
+    labels = source.cells.index_select(0, flat_index)
+    decide = _decide_found if index.device.type == "cpu" else _decide_all
+    return decide(labels, source, flat_index, places).view_as(places.index)
 
 
 def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
@@ -120,18 +140,18 @@ def _agreed(source: Tensor, axes: int, sentinel: int) -> Tensor:
     return cells
 
 
-def _decide_found(labels: Tensor, source: Tensor, index: Tensor, places: Sampling, sentinel: int) -> Tensor:
+def _decide_found(labels: Tensor, source: LabelBoxes, index: Tensor, places: Sampling) -> Tensor:
     """Vote where `labels` (n,) has the sentinel; numpy, on the CPU, finds these places faster than torch."""
-    chosen = torch.from_numpy(np.flatnonzero(labels.numpy() == sentinel))
+    chosen = torch.from_numpy(np.flatnonzero(labels.numpy() == source.sentinel))
     if len(chosen) == 0:
         return labels
-    return labels.index_copy_(0, chosen, _vote(source, index.index_select(0, chosen), places, chosen))
+    return labels.index_copy_(0, chosen, _vote(source.labels, index.index_select(0, chosen), places, chosen))
 
 
-def _decide_all(labels: Tensor, source: Tensor, index: Tensor, places: Sampling, sentinel: int) -> Tensor:
+def _decide_all(labels: Tensor, source: LabelBoxes, index: Tensor, places: Sampling) -> Tensor:
     """Vote everywhere and take the result where `labels` (n,) has the sentinel: a GPU need not be waited for."""
     everything = torch.arange(len(index), device=index.device)
-    return torch.where(labels == sentinel, _vote(source, index, places, everything), labels)
+    return torch.where(labels == source.sentinel, _vote(source.labels, index, places, everything), labels)
 
 
 def _vote(source: Tensor, index: Tensor, places: Sampling, chosen: Tensor) -> Tensor:
