@@ -6,14 +6,9 @@ The Python API is loaded on first use, so that `import autoseg` stays cheap.
 from __future__ import annotations
 
 import importlib
-import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-
-# torch then asks Linux for large pages: on a CPU, networks that allocate much take up to 1.7 times less. It reads this
-# at its first tensor; worker processes inherit it.
-os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PLACES = {
     "UserError": "autoseg.errors",
