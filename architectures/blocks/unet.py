@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
@@ -88,7 +89,15 @@ class UNet(Architecture):
 
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, K, *S), or the deep-supervision list while training."""
-        return self.decoder(features)
+        decoder = self.decoder
+        if type(decoder) is not UNetDecoder or decoder.deep_supervision or torch.is_grad_enabled():
+            return decoder(features)
+        rest = list(features)
+        del features  # so that each map goes as soon as it was used: the last is the largest
+        x = rest.pop()
+        for upsample, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
+            x = stage(torch.cat((upsample(x), rest.pop()), 1))
+        return decoder.seg_layers[-1](x)
 
     def nnunet_state_dict(self) -> dict[str, torch.Tensor]:
         """Return the state dict with all of nnU-Net's names."""

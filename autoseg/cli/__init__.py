@@ -9,9 +9,12 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (0 done, 1 some cases failed, 2 wrong use, 130 interrupted)."""
     import sys
 
+    from autoseg.cli.allocator import start_again
     from autoseg.cli.interrupts import interrupted_at_once, leave_with
 
     with interrupted_at_once():
+        if arguments is None:
+            start_again(sys.argv[1:])
         from autoseg.cli.running import run
 
     leave_with(run(sys.argv[1:] if arguments is None else arguments))
