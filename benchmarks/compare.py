@@ -96,7 +96,7 @@ def machine(threads: int) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "processor": model, "threads": threads,
         "memory_gib": round(memory / 2**20, 1), "system": platform.system(), "python": platform.python_version(),
         "load_before": os.getloadavg() if hasattr(os, "getloadavg") else None, "seed": 1,
-        "memory_pages": "autoseg asks torch for large pages (THP_MEM_ALLOC_ENABLE=1), nnU-Net does not",
+        "allocator": "autoseg has glibc keep freed memory, without caches of small blocks, as its commands do",
     }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoseg.cli import allocator
 from sides.figures import Target
 from sides.measuring import Usage, parse_answer, run_measured
 
@@ -76,8 +77,10 @@ class Place:
         self.work.mkdir(parents=True, exist_ok=True)
         file = self.work / f"{name or f'{which}_{do}'}.json"
         file.write_text(json.dumps({"do": do, "threads": count, "work": str(self.work), **fields}, default=str))
-        python = self.autoseg if which == "autoseg" else self._nnunet()
-        return Job((python, str(HERE / f"{which}_side.py"), str(file)), self.environment(count), answers=True)
+        python, environment = self._nnunet() if which == "nnunet" else self.autoseg, self.environment(count)
+        if which == "autoseg":  # as its commands start themselves
+            environment[allocator.NAME] = allocator.TUNABLES
+        return Job((python, str(HERE / f"{which}_side.py"), str(file)), environment, answers=True)
 
     def once(self, which: str, do: str, key: str, **fields: Any) -> dict[str, Any]:
         """Do something that is not measured; what it answered is kept, so that it is done once per work folder."""

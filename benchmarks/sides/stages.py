@@ -143,9 +143,11 @@ def predict(place: Place) -> Iterator[tuple[str, Callable[[], Work]]]:
     """Predict a folder with mirroring: ten cases of hippocampus by two folds, cardiac, one whole CT."""
     for data in ("hippocampus", "cardiac", "ct"):
         yield data, lambda data=data: _predict(place, data)
+        if has_bf16():
+            yield f"{data} bf16", lambda data=data: _predict(place, data, "bf16")
 
 
-def _predict(place: Place, data: str) -> Work:
+def _predict(place: Place, data: str, precision: str = "fp32") -> Work:
     at = place.at(f"predict_{data}")
     source = place.shared / "data" / DATA[data]
     images = source / ("imagesTr" if data == "ct" else "imagesTs")
@@ -163,15 +165,20 @@ def _predict(place: Place, data: str) -> Work:
         theirs_model, ours_model, folds = made["model"], taken["model"], ("all",)
     out = at.work / "out_ours", at.work / "out_theirs"
     n = place.threads
+    networks = "fp32 networks on both sides"
+    if precision == "bf16":
+        networks = "bf16 networks, as autoseg chooses here; nnU-Net has no bf16 on a CPU and runs fp32"
     return Work(
-        "predict", data,
+        "predict", data if precision == "fp32" else f"{data} {precision}",
         at.command("autoseg", "autoseg", "predict", "-i", images, "-o", out[0], "-m", ours_model, "--device", "cpu",
-                   "--precision", "fp32", "--workers", 1, threads=n, fresh=(out[0],)),
+                   "--precision", precision, "--workers", 1, threads=n, fresh=(out[0],)),
         at.command("nnunet", "nnUNetv2_predict_from_modelfolder", "-i", images, "-o", out[1], "-m", theirs_model,
                    "-f", *folds, "-device", "cpu", "-npp", 1, "-nps", 1, threads=n, fresh=(out[1],)),
         Target(0.35, 0.5),
-        lambda *_: place.check("check_labels", ours=out[0], theirs=out[1], references=references),
-        differs="fp32 networks on both sides; nnU-Net sums tiles in half precision, autoseg in single",
+        lambda *_: place.check(
+            "check_labels", ours=out[0], theirs=out[1], references=references, precision=precision
+        ),
+        differs=f"{networks}; nnU-Net sums tiles in half precision, autoseg in single",
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import weakref
 
 import pytest
 import torch
@@ -174,3 +175,27 @@ def test_adapted_block_counts():
 def test_unknown_options_are_refused():
     with pytest.raises(UserError, match="has no option"):
         make("plain_unet", make_spec(width=3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_gradients_it_decodes_the_same_and_each_map_goes_once_it_was_used(name):
+    torch.manual_seed(0)
+    network = make(name, make_spec(features=(4, 8, 8, 8))).eval()
+    image, alive = torch.randn(2, 1, 32, 32, 32), []
+    expected = network(image)
+    encoder, head = network.encoder, network.decoder.seg_layers[-1]
+    maps = []
+    encoder.register_forward_hook(lambda _, __, features: maps.extend(weakref.ref(each) for each in features))
+    head.register_forward_pre_hook(lambda *_: alive.extend(reference() is not None for reference in maps))
+    with torch.no_grad():
+        found = network(image)
+    assert torch.equal(found, expected)
+    assert alive == [False] * 4
+
+
+def test_feature_maps_of_the_caller_are_left_alone():
+    network = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval()
+    with torch.no_grad():
+        features = network.encode(torch.randn(1, 1, 32, 32, 32))
+        assert torch.equal(network.decode(features), network.decode(features))
+    assert len(features) == 4

@@ -1,0 +1,147 @@
+"""Layers that a CPU computes faster give what torch's own give, with the same parameters, and elsewhere are torch's."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from autoseg.cpu_layers import suit_to_cpu
+
+LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
+CONVS, NORMS = {2: nn.Conv2d, 3: nn.Conv3d}, {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+SIZES = {2: (12, 10), 3: (6, 8, 10)}
+
+
+def suited(module):
+    """Return a copy that was suited to the CPU."""
+    one = copy.deepcopy(module)
+    suit_to_cpu(one)
+    return one
+
+
+def names_of_operations(function):
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        function()
+    return {event.key for event in seen.key_averages()}
+
+
+def affine_norm(dims, channels):
+    norm = NORMS[dims](channels, affine=True)
+    nn.init.uniform_(norm.weight, 0.5, 2.0)
+    nn.init.uniform_(norm.bias, -1.0, 1.0)
+    return norm
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_pointwise_convolution_and_its_gradients_are_the_same(dims, channels_last):
+    torch.manual_seed(0)
+    layout = LAYOUTS[dims] if channels_last else torch.contiguous_format
+    own = CONVS[dims](5, 3, 1)
+    x = torch.randn(2, 5, *SIZES[dims]).contiguous(memory_format=layout)
+    results = []
+    for conv in (own, suited(own)):
+        image = x.clone(memory_format=torch.preserve_format).requires_grad_()
+        found = conv(image)
+        (found * torch.linspace(0, 1, found.numel()).view_as(found)).sum().backward()
+        results.append((found, image.grad, conv.weight.grad, conv.bias.grad))
+    for mine, theirs in zip(*results, strict=True):
+        assert torch.allclose(mine, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_only_input_that_is_not_channels_last_becomes_a_product():
+    conv, x = suited(nn.Conv3d(4, 2, 1)), torch.randn(1, 4, 5, 6, 7)
+    assert "aten::baddbmm" in names_of_operations(lambda: conv(x))
+    assert "aten::baddbmm" not in names_of_operations(lambda: conv(x.contiguous(memory_format=torch.channels_last_3d)))
+
+
+def test_a_product_computes_in_the_precision_of_autocast():
+    conv, x = nn.Conv2d(8, 3, 1), torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        mine, theirs = suited(conv)(x), conv(x)
+    assert mine.dtype == theirs.dtype == torch.bfloat16
+    assert torch.allclose(mine.float(), theirs.float(), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    "conv",
+    [
+        nn.Conv2d(4, 4, 3, padding=1),
+        nn.Conv2d(4, 4, 1, stride=2),
+        nn.Conv2d(4, 4, 1, groups=2),
+        nn.Conv2d(4, 4, 1, padding=1),
+        nn.Conv2d(4, 4, 1, padding=(0, 1)),
+    ],
+)
+def test_other_convolutions_stay_what_they_are(conv):
+    assert type(suited(conv)) is nn.Conv2d
+
+
+@pytest.mark.parametrize(
+    "conv", [nn.Conv2d(4, 3, 1, padding="same"), nn.Conv2d(4, 3, 1, bias=False), nn.Conv2d(4, 3, (1, 1), dilation=2)]
+)
+def test_unusual_pointwise_convolutions_give_the_same(conv):
+    x = torch.randn(2, 4, 9, 7)
+    assert torch.allclose(suited(conv)(x), conv(x), atol=1e-6)
+
+
+def test_one_image_without_a_batch_axis_is_convolved_as_before():
+    conv, x = nn.Conv2d(4, 3, 1), torch.randn(4, 9, 7)
+    assert torch.equal(suited(conv)(x), conv(x))
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels", [1, 7, 16, 40])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_a_norm_without_gradient_is_the_same_and_keeps_the_channels_last(dims, channels, precision):
+    torch.manual_seed(0)
+    norm = affine_norm(dims, channels)
+    x = (3 * torch.randn(2, channels, *SIZES[dims]) + 5).to(precision).contiguous(memory_format=LAYOUTS[dims])
+    with torch.no_grad():
+        mine, exact = suited(norm)(x), norm(x.float())
+    close = {torch.float32: 1e-5, torch.bfloat16: 0.02}[precision]
+    assert torch.allclose(mine.float(), exact, atol=close, rtol=close)
+    assert mine.dtype == precision
+    kept = precision == torch.float32 or channels >= 16
+    assert mine.is_contiguous(memory_format=LAYOUTS[dims]) == (kept or channels == 1)
+
+
+@pytest.mark.parametrize("norm", [nn.InstanceNorm3d(6), nn.InstanceNorm3d(6, affine=True, track_running_stats=True)])
+def test_norms_without_weights_and_with_running_statistics_are_the_same(norm):
+    torch.manual_seed(0)
+    norm.eval()
+    if norm.track_running_stats:
+        norm.running_mean.fill_(0.5)
+        norm.running_var.fill_(4.0)
+    x = torch.randn(2, 6, 5, 6, 7).contiguous(memory_format=torch.channels_last_3d)
+    with torch.no_grad():
+        assert torch.allclose(suited(norm)(x), norm(x), atol=1e-5)
+
+
+def test_a_norm_with_gradient_is_torchs_own():
+    norm, x = suited(affine_norm(3, 16)), torch.randn(1, 16, 4, 5, 6).contiguous(memory_format=torch.channels_last_3d)
+    assert "aten::native_group_norm" not in names_of_operations(lambda: norm(x))
+    with torch.no_grad():
+        assert "aten::native_group_norm" in names_of_operations(lambda: norm(x))
+
+
+def test_modules_keep_their_names_parameters_and_hooks():
+    network = nn.Sequential(nn.Conv3d(2, 16, 3), nn.InstanceNorm3d(16, affine=True), nn.Conv3d(16, 2, 1))
+    before, parameters, told = list(network.state_dict()), list(network.parameters()), []
+    network[2].register_forward_hook(lambda *_: told.append("head"))
+    suit_to_cpu(network)
+    assert list(network.state_dict()) == before
+    assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))
+    network(torch.randn(1, 2, 6, 6, 6))
+    assert told == ["head"]
+    assert isinstance(network[1], nn.InstanceNorm3d)
+
+
+def test_classes_of_others_are_left_alone():
+    class Own(nn.Conv2d):
+        pass
+
+    own = Own(2, 2, 1)
+    suit_to_cpu(own)
+    assert type(own) is Own
