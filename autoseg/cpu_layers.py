@@ -40,7 +40,7 @@ class _Pointwise:
     """
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.device.type != "cpu" or not x.is_contiguous() or x.ndim != self.weight.ndim or self.bias is None:
+        if not _computes_on_cpu(x) or not x.is_contiguous() or x.ndim != self.weight.ndim or self.bias is None:
             return super().forward(x)
         weight = self.weight.flatten(1).expand(len(x), -1, -1)
         found = torch.baddbmm(self.bias.to(x.dtype)[None, :, None], weight, x.flatten(2))
@@ -61,9 +61,14 @@ class _InstanceNorm:
         return functional.group_norm(x, x.shape[1], self.weight, self.bias, self.eps)
 
 
+def _computes_on_cpu(x: Tensor) -> bool:
+    """Tell whether numbers are computed now, on a CPU; what is exported or compiled keeps the plain layers."""
+    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
 def _lies_channels_last(x: Tensor) -> bool:
     layout = _LAYOUTS.get(x.ndim)
-    if layout is None or x.device.type != "cpu":
+    if layout is None or not _computes_on_cpu(x):
         return False
     return x.is_contiguous(memory_format=layout) and not x.is_contiguous()
 

@@ -145,3 +145,14 @@ def test_classes_of_others_are_left_alone():
     own = Own(2, 2, 1)
     suit_to_cpu(own)
     assert type(own) is Own
+
+
+def test_what_is_exported_has_the_plain_layers():
+    """A runtime for such files has fast layers of its own; and which were taken would depend on the example's layout."""
+    network = suited(nn.Sequential(nn.Conv2d(3, 16, 1), affine_norm(2, 16))).eval()
+    with torch.no_grad():
+        exported = torch.export.export(network, (torch.randn(1, 3, 8, 8),))
+    operations = {str(node.target) for node in exported.graph.nodes}
+    assert any("conv2d" in name for name in operations)
+    assert any("instance_norm" in name for name in operations)
+    assert not any("baddbmm" in name or "group_norm" in name for name in operations)
