@@ -89,12 +89,6 @@ def keep_freed_memory() -> bool:
     return bool(set_option(M_MMAP_MAX, 0) and set_option(M_TRIM_THRESHOLD, -1))
 
 
-def give_freed_memory_back() -> None:
-    """Give memory that is free and not needed soon back to the system."""
-    if keep_freed_memory():
-        ctypes.CDLL(None).malloc_trim(0)
-
-
 @functools.cache
 def cpu_has_bf16() -> bool:
     """Return whether this CPU multiplies bfloat16 in hardware (AVX-512 BF16 or AMX)."""

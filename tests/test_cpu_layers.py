@@ -148,7 +148,7 @@ def test_classes_of_others_are_left_alone():
 
 
 def test_what_is_exported_has_the_plain_layers():
-    """A runtime for such files has fast layers of its own; and which were taken would depend on the example's layout."""
+    """What runs such files has fast layers of its own, and an example's layout is not that of every image."""
     network = suited(nn.Sequential(nn.Conv2d(3, 16, 1), affine_norm(2, 16))).eval()
     with torch.no_grad():
         exported = torch.export.export(network, (torch.randn(1, 3, 8, 8),))
