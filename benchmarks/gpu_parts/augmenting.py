@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,15 +21,26 @@ def augmentation(bench: Bench, stream: Any) -> dict[str, float]:
     launched, unless it waits for one of them itself: launching them is no work of the GPU.
     """
     cut_seconds, moved_seconds, augmented_seconds = [], [], []
-    pinned = bench.device.type == "cuda"  # as training has them
     for step in range(bench.sizes.augmented + WARM_UP):
-        seconds, cut = bench.timed(partial(stream.cut, step, pinned=pinned))
+        seconds, (cut, boxes) = bench.timed(partial(_cut, stream, step, bench.device))
         cut_seconds.append(seconds)
-        seconds, moved = bench.timed(partial(cut.to, bench.device))
+        seconds, moved = bench.timed(partial(_moved, cut, boxes, bench.device))
         moved_seconds.append(seconds)
         augmented_seconds.append(_device_seconds(bench, partial(stream.augment, moved, step, bench.device)))
     means = [sum(each[WARM_UP:]) / bench.sizes.augmented for each in (cut_seconds, moved_seconds, augmented_seconds)]
     return dict(zip(("cut_seconds", "transfer_seconds", "augmentation_seconds"), means, strict=True))
+
+
+def _cut(stream: Any, step: int, device: Any) -> tuple[Any, list[Any]]:
+    """Return the batch of a step, in pinned memory for a GPU as training has it, and the boxes that will be warped."""
+    cut = stream.cut(step, device)
+    return cut, [group() for group in cut.warps]
+
+
+def _moved(cut: Any, boxes: list[Any], device: Any) -> Any:
+    """Return the batch on the device, with its boxes there."""
+    there = [box.to(device) for box in boxes]
+    return replace(cut.to(device), warps=tuple(partial(there.__getitem__, place) for place in range(len(there))))
 
 
 def _device_seconds(bench: Bench, function: Callable[[], Any]) -> float:
