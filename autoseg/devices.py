@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import itertools
 import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoseg.allocator import keep_freed_memory
 from autoseg.errors import UserError
 from autoseg.machine import available_cores
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 BF16_BLOCK = 32  # channels that oneDNN computes at once in bf16
 FULL_DEVICE = (
     "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED", "CUDA error: out of memory", "MPS backend out of memory",
@@ -62,7 +60,7 @@ def prepare_to_compute(device: torch.device, *, processes: int = 1) -> None:
 
     torch takes a thread per core of the machine; here it takes no more than the cores that affinity and cgroup quota
     leave, since more would wait for each other, throttled. OMP_NUM_THREADS, or a smaller number of the caller's, holds.
-    Freed memory stays with the process: see `keep_freed_memory`.
+    On a CPU freed memory stays with the process: see `keep_freed_memory`.
     On CUDA cuDNN times its convolutions once per shape, as patches all have one, unless the same bits are asked for.
     """
     import torch
@@ -70,23 +68,11 @@ def prepare_to_compute(device: torch.device, *, processes: int = 1) -> None:
     threads = max(1, available_cores() // processes)
     if "OMP_NUM_THREADS" not in os.environ and threads < torch.get_num_threads():
         torch.set_num_threads(threads)
-    keep_freed_memory()
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         cudnn = torch.backends.cudnn
         cudnn.benchmark = not (cudnn.deterministic or torch.are_deterministic_algorithms_enabled())
-
-
-@functools.cache
-def keep_freed_memory() -> bool:
-    """Let the C library (glibc) keep what is freed for the next that needs it; returns whether it can.
-
-    It gives large blocks back to the system at once, which then fills every page of the next one with zeros: on a CPU
-    that is a quarter to half of a training step. MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_, if set, hold.
-    """
-    set_option = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if set_option is None or {"MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"} & os.environ.keys():
-        return False
-    return bool(set_option(M_MMAP_MAX, 0) and set_option(M_TRIM_THRESHOLD, -1))
 
 
 @functools.cache

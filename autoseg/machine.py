@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from autoseg.allocator import give_freed_memory_back
+
 
 def available_cores(root: Path = Path("/")) -> int:
     """Return the cores this process may use: affinity, cut by the cgroup's quota (v1 and v2); at least 1."""
@@ -29,6 +31,7 @@ def core_quota(root: Path = Path("/")) -> float:
 
 def available_memory(root: Path = Path("/")) -> int:
     """Return the bytes this process may still take: the system's available memory, cut by its cgroups' limits."""
+    give_freed_memory_back()  # else it would count as taken
     available = _system_memory(root)
     for folder in _cgroup_folders(root, "memory"):
         for limit, usage in (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes")):

@@ -1,15 +1,10 @@
 """How torch is told to compute here, and how weights are laid out for the CPU."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch import nn
 
 from autoseg import devices
-from autoseg.cli import allocator
 from autoseg.devices import lay_out_for_cpu, prepare_to_compute, put_channels_last
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -70,40 +65,12 @@ def test_cudnn_chooses_by_timing_unless_the_same_bits_are_asked_for(
     assert torch.backends.cudnn.deterministic is deterministic_cudnn
 
 
-ALLOCATING = """
-import resource, sys
-import torch
-from autoseg.devices import prepare_to_compute
-if "keep" in sys.argv:
-    prepare_to_compute(torch.device("cpu"))
-torch.ones(2**24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
-    torch.ones(2**24)
-print((resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before) * resource.getpagesize() / 2**26)
-"""
-
-
-@pytest.mark.skipif(not devices.keep_freed_memory(), reason="another C library, or it is set up otherwise")
-def test_freed_memory_is_used_again_without_the_system():
-    """Ten blocks of 64 MiB: the pages that the system had to give anew, in blocks."""
-    given, environment = {}, {**os.environ, allocator.NAME: allocator.TUNABLES}
-    for word in ("", "keep"):
-        command = [sys.executable, "-c", ALLOCATING, word]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-        given[word] = float(done.stdout)
-    assert given["keep"] < 1 < 9 < given[""]
-
-
-@pytest.mark.parametrize("name", ["MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_"])
-def test_an_allocator_that_the_user_set_up_stays_so(name, monkeypatch):
-    monkeypatch.setenv(name, "1000000")
-    assert devices.keep_freed_memory.__wrapped__() is False
-
-
-def test_a_system_without_glibc_keeps_its_allocator(monkeypatch):
-    monkeypatch.setattr(devices.sys, "platform", "darwin")
-    assert devices.keep_freed_memory.__wrapped__() is False
+@pytest.mark.parametrize(("device", "kept"), [(CPU, 1), (CUDA, 0)])
+def test_memory_is_kept_for_networks_on_a_cpu(device, kept, monkeypatch, torch_settings):
+    asked = []
+    monkeypatch.setattr(devices, "keep_freed_memory", lambda: asked.append(device))
+    prepare_to_compute(device)
+    assert len(asked) == kept
 
 
 @pytest.mark.parametrize("dims", [2, 3])

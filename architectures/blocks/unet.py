@@ -90,7 +90,8 @@ class UNet(Architecture):
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, K, *S), or the deep-supervision list while training."""
         decoder = self.decoder
-        if type(decoder) is not UNetDecoder or decoder.deep_supervision or torch.is_grad_enabled():
+        hooked = decoder._forward_hooks or decoder._forward_pre_hooks
+        if type(decoder) is not UNetDecoder or decoder.deep_supervision or hooked or torch.is_grad_enabled():
             return decoder(features)
         rest = list(features)
         del features  # so that each map goes as soon as it was used: the last is the largest

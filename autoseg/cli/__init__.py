@@ -9,8 +9,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run one command and leave with its exit code (0 done, 1 some cases failed, 2 wrong use, 130 interrupted)."""
     import sys
 
-    from autoseg.cli.allocator import start_again
     from autoseg.cli.interrupts import interrupted_at_once, leave_with
+    from autoseg.cli.starting_again import start_again
 
     with interrupted_at_once():
         if arguments is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoseg.cli import allocator
+from autoseg.allocator import SMALL_BLOCKS_UNCACHED, TUNABLES
 from sides.figures import Target
 from sides.measuring import Usage, parse_answer, run_measured
 
@@ -79,7 +79,7 @@ class Place:
         file.write_text(json.dumps({"do": do, "threads": count, "work": str(self.work), **fields}, default=str))
         python, environment = self._nnunet() if which == "nnunet" else self.autoseg, self.environment(count)
         if which == "autoseg":  # as its commands start themselves
-            environment[allocator.NAME] = allocator.TUNABLES
+            environment[TUNABLES] = SMALL_BLOCKS_UNCACHED
         return Job((python, str(HERE / f"{which}_side.py"), str(file)), environment, answers=True)
 
     def once(self, which: str, do: str, key: str, **fields: Any) -> dict[str, Any]:

@@ -199,3 +199,11 @@ def test_feature_maps_of_the_caller_are_left_alone():
         features = network.encode(torch.randn(1, 1, 32, 32, 32))
         assert torch.equal(network.decode(features), network.decode(features))
     assert len(features) == 4
+
+
+def test_hooks_on_the_decoder_are_called_without_gradients_too():
+    network, told = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval(), []
+    network.decoder.register_forward_hook(lambda *_: told.append(True))
+    with torch.no_grad():
+        network(torch.randn(1, 1, 32, 32, 32))
+    assert told == [True]
