@@ -8,7 +8,10 @@ from typing import Any
 
 import numpy as np
 
-LABELS = 0.998  # share of the foreground voxels with the same label: nnU-Net sums tiles in half precision
+LABELS = {
+    "fp32": 0.998,
+    "bf16": 0.99,
+}  # share of the foreground with the same label: nnU-Net sums tiles in half precision
 DICE = 0.005  # largest difference of the Dice of a label of a case, predictions against the references
 
 
@@ -28,7 +31,7 @@ def check_labels(job: dict[str, Any]) -> dict[str, Any]:
     labels = len(np.unique(theirs)) if files else 0
     found = {"files": len(files), "least_equal_foreground": min(shares, default=0.0), "dice_difference": max(dice),
              "labels_of_last": labels}  # fmt: skip
-    return found | {"agree": bool(files) and min(shares) >= LABELS and max(dice) <= DICE}
+    return found | {"agree": bool(files) and min(shares) >= LABELS[job.get("precision", "fp32")] and max(dice) <= DICE}
 
 
 def check_scores(job: dict[str, Any]) -> dict[str, Any]:

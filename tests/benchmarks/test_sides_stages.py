@@ -69,6 +69,8 @@ def test_a_side_is_given_its_job_and_nothing_of_the_users_environment(place, mon
     }  # fmt: skip
     assert job.environment["OMP_NUM_THREADS"] == "2"
     assert "nnUNet_compile" not in job.environment
+    assert "GLIBC_TUNABLES" not in job.environment
+    assert "tcache_count=0" in place.side("autoseg", "step").environment["GLIBC_TUNABLES"]  # as its commands have it
 
 
 def test_commands_lie_beside_the_interpreters(place):
@@ -77,9 +79,13 @@ def test_commands_lie_beside_the_interpreters(place):
         Place(place.work, place.shared, "/ours/bin/python", None, 2).side("nnunet", "step")
 
 
-def test_every_stage_names_its_data_without_preparing_anything(place):
+@pytest.mark.parametrize("bf16", [False, True])
+def test_every_stage_names_its_data_without_preparing_anything(place, monkeypatch, bf16):
+    monkeypatch.setattr("sides.stages.has_bf16", lambda: bf16)
     names = {stage: [data for data, _ in make(place)] for stage, make in STAGES.items()}
-    assert names["predict"] == ["hippocampus", "cardiac", "ct"]
+    for stage in ("predict", "step"):
+        assert len(names[stage]) == (6 if bf16 else 3)
+    assert [data for data in names["predict"] if not data.endswith(" bf16")] == ["hippocampus", "cardiac", "ct"]
     assert names["evaluate"] == ["hippocampus", "hippocampus surface", "ct104", "ct104 surface"]
     assert names["batches"][:2] == ["hippocampus", "hippocampus loaders"]
     assert not place.work.exists()
