@@ -40,6 +40,7 @@ class _Pointwise:
     """
 
     def forward(self, x: Tensor) -> Tensor:
+        """Return (B, K, *S) for x (B, C, *S), in the number format that torch's own layer gives."""
         if not _computes_on_cpu(x) or not x.is_contiguous() or x.ndim != self.weight.ndim or self.bias is None:
             return super().forward(x)
         weight = self.weight.flatten(1).expand(len(x), -1, -1)

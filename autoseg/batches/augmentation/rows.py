@@ -10,7 +10,7 @@ from torch import Tensor
 from autoseg.batches.moving import numbers_on
 
 _CPU_ELEMENTS = 2**16  # several small rows at once, a large row alone: it stays in the cache
-_CPU_SLAB = 2**20
+_CPU_SLAB = 2**20  # 4 MiB of float32: fewer cost more calls, more leave the cache
 _GPU_ELEMENTS = 2**24  # bounds a copy of the chosen rows to 64 MiB
 
 
