@@ -1,8 +1,4 @@
-"""1x1 convolutions that give what torch's own give but for rounding, computed as is fastest on a CPU.
-
-Instance norm stays torch's. Group norm of single channels keeps the channels last and takes 0.6 to 0.8 of the time with
-its convolution, but it adds up voxels one after the other, and loses channels that vary little about a large value.
-"""
+"""1x1 convolutions and instance norms that give what torch's own give but for rounding, as is fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -11,16 +7,18 @@ import math
 import torch
 from torch import Tensor, nn
 
+from autoseg.cpu_norm import instance_norm, may_normalise
+
 
 def suit_to_cpu(network: nn.Module) -> None:
-    """Let the 1x1 convolutions of a network compute as is fastest on a CPU, in place.
+    """Let the 1x1 convolutions and instance norms of a network compute as is fastest on a CPU, in place.
 
     Modules keep their places, parameters, names and hooks; what is exactly torch's class becomes one derived from it.
     Elsewhere than on a CPU, and where they are exported, traced or compiled, they compute as before.
     """
     for module in network.modules():
         derived = _DERIVED.get(type(module))
-        if derived is not None and _is_pointwise(module):
+        if derived is not None and (issubclass(derived, _InstanceNorm) or _is_pointwise(module)):
             module.__class__ = derived
 
 
@@ -60,4 +58,35 @@ class _PointwiseConv3d(_Pointwise, nn.Conv3d):
     pass
 
 
-_DERIVED: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _PointwiseConv2d, nn.Conv3d: _PointwiseConv3d}
+class _InstanceNorm:
+    """Instance norm that leaves the channels last.
+
+    torch's own gives wrong gradients by the input, without a word, where a single image's gradient comes with the
+    channels last, as convolutions give it (2.13, `benchmarks/RESULTS.md`).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, *S) for x (B, C, *S)."""
+        if not _computes_on_cpu(x):
+            return super().forward(x)
+        as_usual = x.ndim == self._get_no_batch_dim() + 1 and x.shape[1] == self.num_features
+        if as_usual and not self.track_running_stats and may_normalise(x, self.weight):
+            return instance_norm(x, self.weight, self.bias, self.eps)
+        found = super().forward(x)
+        if found.requires_grad:
+            found.register_hook(Tensor.contiguous)
+        return found
+
+
+class _InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+    pass
+
+
+class _InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+    pass
+
+
+_DERIVED: dict[type[nn.Module], type[nn.Module]] = {
+    nn.Conv2d: _PointwiseConv2d, nn.Conv3d: _PointwiseConv3d,
+    nn.InstanceNorm2d: _InstanceNorm2d, nn.InstanceNorm3d: _InstanceNorm3d,
+}  # fmt: skip

@@ -119,4 +119,5 @@ def put_channels_last(module: nn.Module, dims: int) -> None:
     layout = torch.channels_last_3d if dims == 3 else torch.channels_last
     for tensor in itertools.chain(module.parameters(), module.buffers()):
         if tensor.dim() == dims + 2:
-            tensor.data = tensor.data.contiguous(memory_format=layout)
+            # also kernels of one input channel: their strides are what tells a convolution how its output is to lie
+            tensor.data = torch.empty_like(tensor.data, memory_format=layout).copy_(tensor.data)

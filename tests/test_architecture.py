@@ -16,7 +16,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 FLOORS = (
     "errors storage randomness plans plan_bounds architecture network_room network_sizing labels plugin_sources "
-    "plugins workspace workers devices cpu_layers allocator machine lock waiting watching interpreter_watch "
+    "plugins workspace workers devices cpu_layers cpu_norm allocator machine lock waiting watching interpreter_watch "
     "hang_teller deadlines worker_pool worker_results worker_start crash_guard worker_life regular_files",
     "raw preprocessing fingerprinting store model_folder",
     "batches losses evaluation",

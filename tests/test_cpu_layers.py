@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from autoseg.cpu_layers import suit_to_cpu
+from autoseg.devices import lay_out_for_cpu
 
 LAYOUTS = {2: torch.channels_last, 3: torch.channels_last_3d}
 CONVS = {2: nn.Conv2d, 3: nn.Conv3d}
@@ -103,7 +104,7 @@ def test_modules_keep_their_names_parameters_and_hooks():
     assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))
     network(torch.randn(1, 2, 6, 6, 6))
     assert told == ["head"]
-    assert type(network[1]) is nn.InstanceNorm3d
+    assert isinstance(network[1], nn.InstanceNorm3d)
     assert isinstance(network[2], nn.Conv3d)
 
 
@@ -116,11 +117,100 @@ def test_classes_of_others_are_left_alone():
     assert type(own) is Own
 
 
+NORMS = {2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
+
+
+def small_network(dims):
+    """Return convolutions and instance norms, one of them directly before a convolution."""
+    torch.manual_seed(0)
+    conv, norm = CONVS[dims], NORMS[dims]
+    return nn.Sequential(
+        conv(1, 8, 3, padding=1), norm(8, affine=True),
+        conv(8, 12, 3, padding=1, bias=False), norm(12), nn.LeakyReLU(inplace=True), conv(12, 2, 1),
+    )  # fmt: skip
+
+
+def all_gradients(network, images):
+    weighted = network(images) * torch.linspace(-1, 1, 2).view(1, 2, *[1] * (images.ndim - 2))
+    weighted.square().sum().backward()
+    return [parameter.grad for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_gradients_of_a_network_laid_out_for_a_cpu_are_those_of_the_plain_one(dims, images):
+    """torch 2.13 gives wrong ones for a single image: its instance norm misreads a gradient with the channels last."""
+    plain, x = small_network(dims), torch.randn(images, 1, *SIZES[dims], generator=torch.Generator().manual_seed(1))
+    laid_out = copy.deepcopy(plain)
+    lay_out_for_cpu(laid_out, dims, "fp32")
+    right = all_gradients(plain.double(), x.double())
+    largest = max(float(gradient.abs().max()) for gradient in right)
+    for mine, theirs in zip(all_gradients(laid_out, x), right, strict=True):
+        assert torch.allclose(mine.double(), theirs, rtol=1e-3, atol=1e-5 * largest)
+
+
+@pytest.mark.parametrize("dims", [2, 3])
+def test_maps_have_their_channels_last_from_the_first_convolution_on(dims):
+    network, maps = small_network(dims), []
+    lay_out_for_cpu(network, dims, "fp32")
+    for module in network:
+        module.register_forward_hook(lambda _, __, found: maps.append(found))
+    network(torch.randn(2, 1, *SIZES[dims]))
+    assert len(maps) == 6
+    del maps[-1]  # of the head, which is the caller's
+    assert all(found.is_contiguous(memory_format=LAYOUTS[dims]) and not found.is_contiguous() for found in maps)
+
+
+def test_a_norm_computes_in_the_precision_of_autocast():
+    norm, x = nn.InstanceNorm2d(8, affine=True), torch.randn(2, 8, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        for image in (x, x.bfloat16()):
+            mine, theirs = suited(norm)(image), norm(image)
+            assert mine.dtype == theirs.dtype
+            assert torch.allclose(mine.float(), theirs.float(), atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("norm", "x"),
+    [
+        (nn.InstanceNorm2d(4), torch.randn(4, 9, 7)),
+        (nn.InstanceNorm3d(4, affine=True), torch.randn(4, 3, 9, 7)),
+        (nn.InstanceNorm2d(4, track_running_stats=True).eval(), torch.randn(2, 4, 9, 7)),
+        (nn.InstanceNorm2d(4, affine=True).double(), torch.randn(2, 4, 9, 7).double()),
+        (nn.InstanceNorm2d(4), torch.randn(0, 4, 9, 7)),
+    ],
+)
+def test_unusual_norms_are_torchs(norm, x):
+    assert torch.equal(suited(norm)(x), norm(x))
+
+
+def test_unusual_norms_of_a_single_image_have_the_right_gradient():
+    norm, x = nn.InstanceNorm2d(4), torch.randn(1, 4, 6, 5, dtype=torch.float64)
+    gradient = torch.randn_like(x)
+    found = []
+    for one, given in ((suited(norm), gradient.contiguous(memory_format=torch.channels_last)), (norm, gradient)):
+        image = x.clone().requires_grad_()
+        one(image).relu_().backward(given)
+        found.append(image.grad)
+    assert torch.allclose(*found)
+
+
+@pytest.mark.parametrize("x", [torch.randn(2, 4, 1, 1), torch.randn(2, 3, 5, 5), torch.randn(5, 5)])
+def test_norms_refuse_what_torchs_refuse(x):
+    norm = nn.InstanceNorm2d(4, affine=True)
+    with pytest.raises((ValueError, RuntimeError)) as theirs:
+        norm(x)
+    with pytest.raises(type(theirs.value)) as mine:
+        suited(norm)(x)
+    assert str(mine.value) == str(theirs.value)
+
+
 def test_what_is_exported_has_the_plain_layers():
     """What runs such files has fast layers of its own, and an example's layout is not that of every image."""
-    network = suited(nn.Sequential(nn.Conv2d(3, 16, 1))).eval()
+    network = suited(nn.Sequential(nn.Conv2d(3, 16, 1), nn.InstanceNorm2d(16))).eval()
     with torch.no_grad():
         exported = torch.export.export(network, (torch.randn(1, 3, 8, 8),))
     operations = {str(node.target) for node in exported.graph.nodes}
     assert any("conv2d" in name for name in operations)
+    assert any("instance_norm" in name for name in operations)
     assert not any("baddbmm" in name for name in operations)
