@@ -1,4 +1,4 @@
-"""1x1 convolutions and instance norms that give what torch's own give but for rounding, as is fastest on a CPU."""
+"""Convolutions and instance norms that give what torch's own give but for rounding, as is fastest on a CPU."""
 
 from __future__ import annotations
 
@@ -7,19 +7,29 @@ import math
 import torch
 from torch import Tensor, nn
 
-from autoseg.cpu_norm import instance_norm, may_normalise
+from autoseg.architecture import Architecture
+from autoseg.cpu_norm import instance_norm, may_normalise, right_gradient
+
+FEW = 8  # channels
+ONEDNN = torch.backends.mkldnn.is_available()
 
 
 def suit_to_cpu(network: nn.Module) -> None:
-    """Let the 1x1 convolutions and instance norms of a network compute as is fastest on a CPU, in place.
+    """Let the convolutions and instance norms of a network compute as is fastest on a CPU, in place.
 
     Modules keep their places, parameters, names and hooks; what is exactly torch's class becomes one derived from it.
-    Elsewhere than on a CPU, and where they are exported, traced or compiled, they compute as before.
+    Elsewhere than on a CPU, and under torch.compile, torch.export, torch.jit.trace and torch.func, they compute as
+    before; torch.fx.symbolic_trace and torch.jit.script cannot take such networks.
     """
+    outputs = {module.spec.num_outputs for module in network.modules() if isinstance(module, Architecture)}
     for module in network.modules():
-        derived = _DERIVED.get(type(module))
-        if derived is not None and (issubclass(derived, _InstanceNorm) or _is_pointwise(module)):
-            module.__class__ = derived
+        kind = type(module)
+        if kind in _LAYERS:
+            module.__class__ = _LAYERS[kind]
+        elif kind in _CONVOLUTIONS:
+            usual, pointwise, head = _CONVOLUTIONS[kind]
+            narrow = head if module.out_channels in outputs else pointwise
+            module.__class__ = narrow if _is_pointwise(module) else usual
 
 
 def _is_pointwise(conv: nn.Module) -> bool:
@@ -30,7 +40,20 @@ def _is_padded(conv: nn.Module) -> bool:
     return conv.padding not in ("same", "valid") and any(conv.padding)
 
 
-class _Pointwise:
+class _Convolution:
+    """A convolution that takes oneDNN for a single image, too.
+
+    By itself torch convolves a single image of up to 20480 lines and channels in fp32 without: 2 to 17 times slower.
+    """
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        usual = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        if not usual or not _is_single_image(x, weight) or (_is_pointwise(self) and torch.get_num_threads() == 1):
+            return super()._conv_forward(x, weight, bias)
+        return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, self.groups)
+
+
+class _Pointwise(_Convolution):
     """A 1x1 convolution as one product of matrices where its input does not lie with the channels last.
 
     oneDNN brings such input into its own layout, padded to 16 or 32 channels: for two classes from eight channels that
@@ -39,15 +62,72 @@ class _Pointwise:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, K, *S) for x (B, C, *S), in the number format that torch's own layer gives."""
-        if not _computes_on_cpu(x) or not x.is_contiguous() or x.ndim != self.weight.ndim or self.bias is None:
-            return super().forward(x)
-        weight = self.weight.flatten(1).expand(len(x), -1, -1)
+        return self._product(x) if self._is_usual(x) and x.is_contiguous() else super().forward(x)
+
+    def _is_usual(self, x: Tensor) -> bool:
+        return _computes_on_cpu(x) and x.ndim == self.weight.ndim and self.bias is not None
+
+    def _product(self, x: Tensor) -> Tensor:
+        weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)
         found = torch.baddbmm(self.bias.to(x.dtype)[None, :, None], weight, x.flatten(2))
-        return found.view(len(x), len(self.weight), *x.shape[2:])
+        return found.view(x.shape[0], self.out_channels, *x.shape[2:])
+
+
+class _Head(_Pointwise):
+    """A 1x1 convolution to logits, which are to lie with the channels first: what follows goes class by class.
+
+    To put more than a few channels first afterwards would take far longer than the product.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits (B, K, *S) for x (B, C, *S)."""
+        few = self.out_channels <= FEW
+        if self._is_usual(x) and not few:
+            return self._product(x)
+        found = super().forward(x)
+        return found.contiguous() if self._is_usual(x) else found
 
 
 def _computes_on_cpu(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling() and not torch.jit.is_tracing()
+    seen_through = (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
+    return x.device.type == "cpu" and not seen_through
+
+
+class _Upsampling:
+    """A transposed convolution whose kernel is its stride, and which takes a single image as a batch of its slices.
+
+    Slices of a map with the channels last are where they are, as is what comes of them; torch takes oneDNN for batches.
+    """
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return (B, K, *S') for x (B, C, *S)."""
+        usual = (
+            output_size is None and tuple(self.kernel_size) == tuple(self.stride) and _is_single_image(x, self.weight)
+        )
+        if not usual or any((*self.padding, *self.output_padding)) or math.prod(self.dilation) != 1:
+            return super().forward(x, output_size)
+        rows = x.movedim(1, -1)  # the steps in memory: with them torch sees the channels last also where a size is 1
+        slices = rows.reshape(rows.shape[1], 1, *rows.shape[2:]).movedim(-1, 1)
+        found = super().forward(slices).movedim(1, -1)
+        return found.reshape(1, -1, *found.shape[2:]).movedim(-1, 1)
+
+
+def _is_single_image(x: Tensor, weight: Tensor) -> bool:
+    """Return whether x is a batch of one image on a CPU, in single precision as the weights are, for oneDNN."""
+    if not _computes_on_cpu(x) or x.ndim != weight.ndim or x.shape[0] != 1 or x.numel() == 0:
+        return False
+    precise = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    return precise and ONEDNN and torch._C._get_mkldnn_enabled()
+
+
+class Conv2d(_Convolution, nn.Conv2d):
+    """A 2D convolution as a CPU computes it fastest."""
+
+
+class Conv3d(_Convolution, nn.Conv3d):
+    """A 3D convolution as a CPU computes it fastest."""
 
 
 class _PointwiseConv2d(_Pointwise, nn.Conv2d):
@@ -58,35 +138,50 @@ class _PointwiseConv3d(_Pointwise, nn.Conv3d):
     pass
 
 
-class _InstanceNorm:
-    """Instance norm that leaves the channels last.
+class _HeadConv2d(_Head, nn.Conv2d):
+    pass
 
-    torch's own gives wrong gradients by the input, without a word, where a single image's gradient comes with the
-    channels last, as convolutions give it (2.13, `benchmarks/RESULTS.md`).
-    """
+
+class _HeadConv3d(_Head, nn.Conv3d):
+    pass
+
+
+class _Upsampling2d(_Upsampling, nn.ConvTranspose2d):
+    pass
+
+
+class _Upsampling3d(_Upsampling, nn.ConvTranspose3d):
+    pass
+
+
+class _ChannelsLastNorm:
+    """Instance norm that leaves the channels last, and whose gradient is right for a single image, too."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, *S) for x (B, C, *S)."""
         if not _computes_on_cpu(x):
             return super().forward(x)
-        as_usual = x.ndim == self._get_no_batch_dim() + 1 and x.shape[1] == self.num_features
-        if as_usual and not self.track_running_stats and may_normalise(x, self.weight):
+        as_usual = x.ndim == self._get_no_batch_dim() + 1 and x.shape[1] == self.num_features and self.eps > 0
+        if as_usual and not self.track_running_stats and may_normalise(x, self.weight, self.bias):
             return instance_norm(x, self.weight, self.bias, self.eps)
-        found = super().forward(x)
-        if found.requires_grad:
-            found.register_hook(Tensor.contiguous)
-        return found
+        return right_gradient(super().forward(x))
 
 
-class _InstanceNorm2d(_InstanceNorm, nn.InstanceNorm2d):
+class _InstanceNorm2d(_ChannelsLastNorm, nn.InstanceNorm2d):
     pass
 
 
-class _InstanceNorm3d(_InstanceNorm, nn.InstanceNorm3d):
+class _InstanceNorm3d(_ChannelsLastNorm, nn.InstanceNorm3d):
     pass
 
 
-_DERIVED: dict[type[nn.Module], type[nn.Module]] = {
-    nn.Conv2d: _PointwiseConv2d, nn.Conv3d: _PointwiseConv3d,
-    nn.InstanceNorm2d: _InstanceNorm2d, nn.InstanceNorm3d: _InstanceNorm3d,
-}  # fmt: skip
+_CONVOLUTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
+    nn.Conv2d: (Conv2d, _PointwiseConv2d, _HeadConv2d),
+    nn.Conv3d: (Conv3d, _PointwiseConv3d, _HeadConv3d),
+}
+_LAYERS: dict[type[nn.Module], type[nn.Module]] = {
+    nn.ConvTranspose2d: _Upsampling2d,
+    nn.ConvTranspose3d: _Upsampling3d,
+    nn.InstanceNorm2d: _InstanceNorm2d,
+    nn.InstanceNorm3d: _InstanceNorm3d,
+}

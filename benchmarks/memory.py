@@ -50,7 +50,7 @@ def measure(name: str, size: str, device: str) -> dict:
     import torch
 
     from autoseg import plugins
-    from autoseg.devices import put_channels_last
+    from autoseg.devices import lay_out_for_cpu
     from autoseg.planning.memory import trace_training
     from autoseg.training.bare_step import DTYPES, make_optimizer, training_loss
 
@@ -64,7 +64,7 @@ def measure(name: str, size: str, device: str) -> dict:
     before = _resident() if device == "cpu" else 0
     network = architecture(spec).to(device).train()
     if device == "cpu":
-        put_channels_last(network, dims)
+        lay_out_for_cpu(network, dims)
     else:
         torch.cuda.reset_peak_memory_stats()
     optimizer = make_optimizer("adamw", list(network.parameters()))

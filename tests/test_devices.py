@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autoseg import devices
-from autoseg.devices import lay_out_for_cpu, prepare_to_compute, put_channels_last
+from autoseg.devices import prepare_to_compute, put_channels_last
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
@@ -87,15 +87,6 @@ def test_only_kernels_of_the_networks_own_rank_are_laid_out(dims):
     assert network["other"].weight.is_contiguous()
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
     assert all(a is b for a, b in zip(parameters, network.parameters(), strict=True))  # optimisers hold on to them
-
-
-@pytest.mark.parametrize(
-    ("width", "precision", "channels_last"), [(16, "bf16", True), (32, "bf16", False), (32, "fp32", True)]
-)
-def test_wide_networks_keep_their_layout_in_bfloat16(width, precision, channels_last):
-    network = nn.Sequential(nn.Conv2d(1, width, 3), nn.Conv2d(width, 64, 3), nn.Conv2d(64, 2, 1))  # the head is narrow
-    lay_out_for_cpu(network, 2, precision)
-    assert network[1].weight.is_contiguous(memory_format=torch.channels_last) == channels_last
 
 
 def test_a_full_memory_of_the_cpu_is_a_full_device():

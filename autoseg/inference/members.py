@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from autoseg.cpu_layers import suit_to_cpu
-from autoseg.devices import put_channels_last
+from autoseg.devices import lay_out_for_cpu
 from autoseg.errors import UserError
 from autoseg.model_folder import MODEL_FILE, Member, Model, read_member_plans
 from autoseg.network_room import BYTES, check_patch, weight_bytes
@@ -190,6 +189,5 @@ def _load_network(reference: str, spec: NetworkSpec, file: Path, device: torch.d
             mend="use the version of autoseg and of the plug-in that trained the model",
         ) from None
     if device.type == "cpu":
-        suit_to_cpu(network)
-        put_channels_last(network, spec.dims)
+        lay_out_for_cpu(network, spec.dims)
     return network.to(device).eval()

@@ -90,7 +90,7 @@ def _make_step(
 ) -> Callable[[], None]:
     network = architecture(spec).to(device).train()
     if device == "cpu":  # as training does
-        lay_out_for_cpu(network, spec.dims, precision)
+        lay_out_for_cpu(network, spec.dims)
     updater = make_optimizer(optimizer, list(network.parameters()))
     image = torch.randn(batch_size, spec.in_channels, *spec.patch_size, device=device)
     target = torch.randint(0, spec.num_outputs, (batch_size, *spec.patch_size), device=device)

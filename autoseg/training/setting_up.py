@@ -59,9 +59,8 @@ def set_up(
 def _set_up_module(module: nn.Module, trainer: Trainer, fabric: lightning_fabric.Fabric) -> nn.Module:
     if fabric.device.type == "cpu":
         # Faster there; on CUDA instance norm loses more than convolutions win.
-        precision = "bf16" if fabric._precision.precision == _PRECISIONS["bf16"] else "fp32"
-        lay_out_for_cpu(module, trainer.context.configuration.dims, precision)
-        if precision == "bf16":
+        lay_out_for_cpu(module, trainer.context.configuration.dims)
+        if fabric._precision.precision == _PRECISIONS["bf16"]:
             guard_small_maps(module)
     if not any(parameter.requires_grad for parameter in module.parameters()):
         return module.to(fabric.device)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from autoseg.cpu_layers import Conv3d
 
-class SmallMapConv3d(nn.Conv3d):
+
+class SmallMapConv3d(Conv3d):
     """A 3D convolution that computes maps smaller than its kernel in float32 where a CPU's autocast is on.
 
     oneDNN (in torch 2.13) does not write all gradients of the weights there in bf16, for instance of kernels of 3 on
@@ -24,7 +26,7 @@ class SmallMapConv3d(nn.Conv3d):
 
 
 def guard_small_maps(module: nn.Module) -> None:
-    """Make every nn.Conv3d of a network a SmallMapConv3d, in place; other classes derived from it stay as they are."""
+    """Make every nn.Conv3d of a network a SmallMapConv3d, in place; classes that others derived stay as they are."""
     for part in module.modules():
-        if type(part) is nn.Conv3d:
+        if type(part) in (nn.Conv3d, Conv3d):
             part.__class__ = SmallMapConv3d

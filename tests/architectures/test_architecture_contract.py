@@ -8,7 +8,7 @@ import torch
 
 from autoseg import plugins
 from autoseg.conformance.architecture import ANISOTROPIC, ISOTROPIC, example_spec
-from autoseg.devices import put_channels_last
+from autoseg.devices import lay_out_for_cpu
 from autoseg.errors import UserError
 from autoseg.planning.memory import parameter_count, trace_training
 from autoseg.training.small_maps import guard_small_maps
@@ -94,7 +94,7 @@ def test_one_output_per_weight_or_decoder_stage_or_one_tensor(name, dims):
 @every
 def test_training_with_one_sample_under_bfloat16_with_the_channels_last(name, dims):
     network = build(name, dims, ANISOTROPIC, 5).train()
-    put_channels_last(network, dims)  # as training on a CPU does
+    lay_out_for_cpu(network, dims)  # as training on a CPU does
     guard_small_maps(network)
     with torch.autocast("cpu", torch.bfloat16):
         outputs = as_list(network(draw(network)))
