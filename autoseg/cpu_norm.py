@@ -140,7 +140,7 @@ def _moments(rows: Tensor, channels: int) -> tuple[Tensor, Tensor]:
 def _gradient_sums(
     gradient: Tensor, x: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Give for each image the sums (C) of gradient times normalised value, and of gradient, those of blocks in double."""
+    """Give for each image the sums (C) of gradient times normalised value, and of gradient; blocks add up in double."""
     channels = x.shape[1]
     one = _filled(x, 1.0, None)
     for slopes, image, *moments in zip(gradient, x, mean, variance, strict=True):
