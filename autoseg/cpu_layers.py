@@ -19,7 +19,8 @@ def suit_to_cpu(network: nn.Module) -> None:
 
     Modules keep their places, parameters, names and hooks; what is exactly torch's class becomes one derived from it.
     Elsewhere than on a CPU, and under torch.compile, torch.export, torch.jit.trace and torch.func, they compute as
-    before; torch.fx.symbolic_trace and torch.jit.script cannot take such networks.
+    before; torch.fx.symbolic_trace, torch.jit.script, FakeTensorMode, torch.autograd.forward_ad and batched gradients
+    cannot take such networks. A 1x1 convolution with as many channels as the network has outputs counts as a head.
     """
     outputs = {module.spec.num_outputs for module in network.modules() if isinstance(module, Architecture)}
     for module in network.modules():
@@ -41,13 +42,15 @@ def _is_padded(conv: nn.Module) -> bool:
 
 
 class _Convolution:
-    """A convolution that takes oneDNN for a single image, too.
+    """A convolution that takes oneDNN for a single image, too, in the forward pass.
 
-    By itself torch convolves a single image of up to 20480 lines and channels in fp32 without: 2 to 17 times slower.
+    By itself torch convolves a single image of up to 20480 lines and channels in fp32 without: 2 to 17 times slower. So
+    it computes the gradients still, for which it has no other way to ask.
     """
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         usual = self.padding_mode == "zeros" and not isinstance(self.padding, str)
+        usual = usual and (bias is None or bias.dtype == weight.dtype)
         if not usual or not _is_single_image(x, weight) or (_is_pointwise(self) and torch.get_num_threads() == 1):
             return super()._conv_forward(x, weight, bias)
         return torch.mkldnn_convolution(x, weight, bias, self.padding, self.stride, self.dilation, self.groups)
@@ -65,7 +68,8 @@ class _Pointwise(_Convolution):
         return self._product(x) if self._is_usual(x) and x.is_contiguous() else super().forward(x)
 
     def _is_usual(self, x: Tensor) -> bool:
-        return _computes_on_cpu(x) and x.ndim == self.weight.ndim and self.bias is not None
+        fits = x.ndim == self.weight.ndim and x.shape[1] == self.in_channels
+        return fits and _computes_on_cpu(x) and self.bias is not None and self.bias.dtype == self.weight.dtype
 
     def _product(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)

@@ -44,7 +44,8 @@ def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: fl
 def right_gradient(normalised: Tensor) -> Tensor:
     """Return what torch's instance norm gave, seeing to it that its gradient will be right.
 
-    torch (2.13) takes the gradient of a single image for one with the channels first, also where it has them last.
+    torch (2.13) takes the gradient of a single image for one with the channels first, also where it has them last: its
+    gradients by input, weight and bias are then wrong, without a word. A ReLU in between hides that, a GELU does not.
     """
     return _ContiguousGradient.apply(normalised) if normalised.requires_grad else normalised
 

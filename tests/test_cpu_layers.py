@@ -111,6 +111,44 @@ def test_a_single_image_is_convolved_by_onednn(dims):
     assert not any("slow" in name or "thnn" in name for name in seen)
 
 
+def test_onednn_stays_off_where_it_is_switched_off():
+    conv = suited(nn.Conv2d(4, 4, 3, padding=1))
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        seen = names_of_operations(lambda: conv(torch.randn(1, 4, 8, 8)))
+    assert "aten::mkldnn_convolution" not in seen
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_convolutions_compute_in_the_precision_of_autocast(images):
+    network = suited(nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), nn.ConvTranspose2d(4, 4, 2, 2)))
+    with torch.autocast("cpu", torch.bfloat16):
+        first = network[0](torch.randn(images, 4, 8, 8))
+        assert (first.dtype, network[1](first).dtype) == (torch.bfloat16, torch.bfloat16)
+
+
+def test_the_asked_for_size_of_an_upsampled_image_holds():
+    up, x = nn.ConvTranspose2d(4, 4, 2, 2), torch.randn(1, 4, 6, 6)
+    assert suited(up)(x, output_size=[13, 12]).shape == up(x, output_size=[13, 12]).shape == (1, 4, 13, 12)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_convolutions_refuse_what_torchs_refuse(kernel):
+    conv = nn.Conv2d(4, 3, kernel)
+    for x in (torch.randn(1, 5, 6, 6), torch.randn(2, 5, 6, 6)):
+        with pytest.raises(RuntimeError) as theirs:
+            conv(x)
+        with pytest.raises(RuntimeError) as mine:
+            suited(conv)(x)
+        assert str(mine.value) == str(theirs.value)
+
+
+def test_a_head_of_many_classes_is_a_product():
+    spec = make_plans("3d_fullres", channels=1, outputs=12).configuration("3d_fullres").network
+    network = suited(build_network("plain_unet", spec)).eval()
+    with torch.no_grad():
+        assert "aten::baddbmm" in names_of_operations(lambda: network(torch.randn(2, 1, *spec.patch_size)))
+
+
 def test_upsampled_slices_have_their_channels_last():
     up, x = suited(nn.ConvTranspose3d(4, 6, (1, 2, 2), (1, 2, 2))), torch.randn(1, 4, 5, 6, 7)
     y = up(x.contiguous(memory_format=torch.channels_last_3d))

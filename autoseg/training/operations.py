@@ -32,12 +32,19 @@ def operation_counter() -> FlopCounterMode:
 
 def _formulas() -> dict[Any, Callable[..., int]]:
     """Return the formulas that replace or complete those of torch, for the operators that it has."""
-    formulas: dict[Any, Callable[..., int]] = {torch.ops.aten.convolution_backward: _convolution_backward}
+    formulas: dict[Any, Callable[..., int]] = {
+        torch.ops.aten.convolution_backward: _convolution_backward,
+        torch.ops.aten.mkldnn_convolution: _convolution,  # networks on a CPU ask for it by name
+    }
     for name in KERNELS:
         for operator, formula in ((name, _attention), (f"{name}_backward", _attention_backward)):
             if hasattr(torch.ops.aten, operator):
                 formulas[getattr(torch.ops.aten, operator)] = formula
     return formulas
+
+
+def _convolution(x: Shape, weight: Shape, *_: Any, out_shape: Shape, **__: Any) -> int:
+    return 2 * x[0] * math.prod(out_shape[2:]) * math.prod(weight)
 
 
 def _convolution_backward(

@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from autoseg import plugins
 from autoseg.conformance.architecture import ISOTROPIC, example_spec
+from autoseg.devices import lay_out_for_cpu
 from autoseg.training.operations import operation_counter
 
 # Convolutions, in groups too, attention over all, over windows and reduced, scans, experts.
@@ -24,6 +25,22 @@ def counted(act):
     with operation_counter() as counter:
         act()
     return counter.get_total_flops()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("images", [1, 2])
+def test_a_network_laid_out_for_a_cpu_counts_as_the_plain_one(images, precision):
+    spec = example_spec(plugins.load("architecture", "plain_unet"), 3, ISOTROPIC)
+    x = torch.randn(images, spec.in_channels, *spec.patch_size, generator=torch.Generator().manual_seed(0))
+
+    def step(network):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            outputs = network(x)
+        sum(output.float().square().mean() for output in outputs).backward()
+
+    plain, laid_out = (plugins.build_network("plain_unet", spec).train() for _ in range(2))
+    lay_out_for_cpu(laid_out, 3)
+    assert counted(lambda: step(laid_out)) == counted(lambda: step(plain))
 
 
 # Each of the three passes: 2 x batch 2 x voxels x the weights that there are (channels x channels of a group x kernel).

@@ -6,17 +6,21 @@ import pytest
 import torch
 from torch import nn
 
+from autoseg.devices import lay_out_for_cpu
 from autoseg.training.small_maps import SmallMapConv3d, guard_small_maps
 
 
+@pytest.mark.parametrize("images", [1, 2])
 @pytest.mark.parametrize(("kernel", "size"), [(3, (2, 2, 2)), (3, (2, 8, 8)), ((3, 1, 1), (2, 4, 4)), (5, (4, 4, 4))])
-def test_gradients_are_those_of_single_precision(kernel, size):
+def test_gradients_are_those_of_single_precision(kernel, size, images):
     torch.manual_seed(0)
     plain = nn.Conv3d(32, 16, kernel, padding="same")
     guarded = copy.deepcopy(plain)
+    lay_out_for_cpu(guarded, 3)  # as training does, before
     guard_small_maps(guarded)
+    assert type(guarded) is SmallMapConv3d
     guarded = copy.deepcopy(guarded)  # as for a teacher
-    x = torch.randn(2, 32, *size)
+    x = torch.randn(images, 32, *size)
     plain(x).square().sum().backward()
     expected = plain.weight.grad
     for _ in range(5):
