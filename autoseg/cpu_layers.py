@@ -68,8 +68,9 @@ class _Pointwise(_Convolution):
         return self._product(x) if self._is_usual(x) and x.is_contiguous() else super().forward(x)
 
     def _is_usual(self, x: Tensor) -> bool:
-        fits = x.ndim == self.weight.ndim and x.shape[1] == self.in_channels
-        return fits and _computes_on_cpu(x) and self.bias is not None and self.bias.dtype == self.weight.dtype
+        if not _computes_on_cpu(x) or self.bias is None or self.bias.dtype != self.weight.dtype:
+            return False
+        return x.ndim == self.weight.ndim and x.shape[1] == self.in_channels
 
     def _product(self, x: Tensor) -> Tensor:
         weight = self.weight.flatten(1).expand(x.shape[0], -1, -1)
