@@ -44,7 +44,7 @@ def _is_padded(conv: nn.Module) -> bool:
 class _Convolution:
     """A convolution that takes oneDNN for a single image, too, in the forward pass.
 
-    By itself torch convolves a single image of up to 20480 lines and channels in fp32 without: 2 to 17 times slower. So
+    By itself torch convolves a single image of up to 20480 lines and channels in fp32 without: 2 to 18 times slower. So
     it computes the gradients still, for which it has no other way to ask.
     """
 

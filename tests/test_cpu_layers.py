@@ -100,7 +100,7 @@ def test_convolutions_of_one_image_and_of_more_are_the_same_with_their_gradients
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_a_single_image_is_convolved_by_onednn(dims):
-    """Without, torch takes 2 to 17 times as long; it does so for a single image of few lines and channels."""
+    """Without, torch takes 2 to 18 times as long; it does so for a single image of few lines and channels."""
     network = nn.Sequential(
         CONVS[dims](4, 4, 3, padding=1), {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}[dims](4, 4, 2, 2)
     )
