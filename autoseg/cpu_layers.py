@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from autoseg.architecture import Architecture
 from autoseg.cpu_norm import instance_norm, may_normalise, right_gradient
 
-FEW = 8  # channels
+FEW = 8  # outputs: up to so many are put channels first after a convolution, more come so from a product
 ONEDNN = torch.backends.mkldnn.is_available()
 
 
@@ -86,11 +86,9 @@ class _Head(_Pointwise):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return logits (B, K, *S) for x (B, C, *S)."""
-        few = self.out_channels <= FEW
-        if self._is_usual(x) and not few:
-            return self._product(x)
-        found = super().forward(x)
-        return found.contiguous() if self._is_usual(x) else found
+        if not self._is_usual(x):
+            return super().forward(x)
+        return self._product(x) if self.out_channels > FEW else super().forward(x).contiguous()
 
 
 def _computes_on_cpu(x: Tensor) -> bool:

@@ -71,6 +71,7 @@ class _Normalisation(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Return x normalised, scaled and shifted, and mean and variance in single precision."""
         y = torch.empty_like(x)
         mean, variance = x.new_empty((2, *x.shape[:2]), dtype=torch.float32)
         scale, shift = (_filled(x, value, parameter) for value, parameter in ((1.0, weight), (0.0, bias)))
@@ -91,6 +92,7 @@ class _Normalisation(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:
+        """Return the gradients by x, weight and bias, as far as they are needed."""
         x, weight, mean, variance = ctx.saved_tensors
         if torch.is_grad_enabled():  # the gradient is to be differentiated in its turn
             return *_differentiable(gradient, x, weight, ctx.eps, ctx.needs_input_grad), None
