@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoseg.architecture import Architecture
-from autoseg.cpu_norm import instance_norm, may_normalise, right_gradient
+from autoseg.cpu_norm import instance_norm, may_normalise, normalise, right_gradient
 
 FEW = 8  # outputs: up to so many are put channels first after a convolution, more come so from a product
 ONEDNN = torch.backends.mkldnn.is_available()
@@ -164,10 +166,18 @@ class _ChannelsLastNorm:
         """Return (B, C, *S) for x (B, C, *S)."""
         if not _computes_on_cpu(x):
             return super().forward(x)
-        as_usual = x.ndim == self._get_no_batch_dim() + 1 and x.shape[1] == self.num_features and self.eps > 0
-        if as_usual and not self.track_running_stats and may_normalise(x, self.weight, self.bias):
-            return instance_norm(x, self.weight, self.bias, self.eps)
-        return right_gradient(super().forward(x))
+        return self._by(instance_norm, x) if self._is_usual(x) else right_gradient(super().forward(x))
+
+    def overwriting(self, x: Tensor) -> Tensor:
+        """Return what `forward` returns without a gradient, in the place of x if it may."""
+        return self._by(normalise, x) if _computes_on_cpu(x) and self._is_usual(x) else self.forward(x)
+
+    def _by(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
+        return function(x, self.weight, self.bias, self.eps)
+
+    def _is_usual(self, x: Tensor) -> bool:
+        known = x.ndim == self._get_no_batch_dim() + 1 and x.shape[1] == self.num_features and self.eps > 0
+        return known and not self.track_running_stats and may_normalise(x, self.weight, self.bias)
 
 
 class _InstanceNorm2d(_ChannelsLastNorm, nn.InstanceNorm2d):
@@ -176,6 +186,31 @@ class _InstanceNorm2d(_ChannelsLastNorm, nn.InstanceNorm2d):
 
 class _InstanceNorm3d(_ChannelsLastNorm, nn.InstanceNorm3d):
     pass
+
+
+class _Sequence(nn.Sequential):
+    """Modules one after the other, where without a gradient a norm writes over what the convolution before it gave.
+
+    Nobody else has that: a prediction needs half of the memory for its feature maps.
+    """
+
+    def forward(self, input: Any) -> Any:
+        """Return what the last module gives for what the first one takes."""
+        if torch.is_grad_enabled() or not isinstance(input, Tensor) or not _computes_on_cpu(input):
+            return super().forward(input)
+        before = None
+        for module in self:
+            input = module.overwriting(input) if _may_overwrite(before, module) else module(input)
+            before = module
+        return input
+
+
+def _may_overwrite(before: nn.Module | None, module: nn.Module) -> bool:
+    if not isinstance(before, _Convolution) or not isinstance(module, _ChannelsLastNorm):
+        return False
+    everywhere = nn.modules.module
+    hooks = before._forward_hooks, module._forward_hooks, module._forward_pre_hooks
+    return not any((*hooks, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks))
 
 
 _CONVOLUTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
@@ -187,4 +222,5 @@ _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose3d: _Upsampling3d,
     nn.InstanceNorm2d: _InstanceNorm2d,
     nn.InstanceNorm3d: _InstanceNorm3d,
+    nn.Sequential: _Sequence,
 }

@@ -41,6 +41,14 @@ def instance_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: fl
     return _Normalisation.apply(x.contiguous(memory_format=layout), weight, bias, eps)[0]
 
 
+def normalise(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> Tensor:
+    """Return what `instance_norm` returns, in the place of x where it has the channels last; x is lost, no gradient."""
+    if x.numel() < SMALL * x.shape[0] or not x.is_contiguous(memory_format=FORMATS[x.ndim]):
+        return instance_norm(x, weight, bias, eps)
+    _normalise_into(x, x, weight, bias, eps)
+    return x
+
+
 def right_gradient(normalised: Tensor) -> Tensor:
     """Return what torch's instance norm gave, seeing to it that its gradient will be right.
 
@@ -73,15 +81,7 @@ class _Normalisation(torch.autograd.Function):
     def forward(x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         """Return x normalised, scaled and shifted, and mean and variance in single precision."""
         y = torch.empty_like(x)
-        mean, variance = x.new_empty((2, *x.shape[:2]), dtype=torch.float32)
-        scale, shift = (_filled(x, value, parameter) for value, parameter in ((1.0, weight), (0.0, bias)))
-        for image, normalised, its_mean, its_variance in zip(x, y, mean, variance, strict=True):
-            rows = _as_rows(image)
-            its_mean[:], its_variance[:] = _moments(rows, x.shape[1])
-            columns = _repeated(rows, scale, shift, its_mean, its_variance)
-            unused = [rows.new_empty(0, dtype=torch.float32) for _ in range(2)]
-            out = (_as_rows(normalised), *unused)
-            torch.native_batch_norm(rows, *columns, training=False, momentum=0.0, eps=eps, out=out)
+        mean, variance = _normalise_into(y, x, weight, bias, eps)
         return y, mean, variance
 
     @staticmethod
@@ -107,6 +107,22 @@ class _Normalisation(torch.autograd.Function):
             sums.sum(0).float() if needs_bias else None,
             None,
         )
+
+
+def _normalise_into(
+    y: Tensor, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor]:
+    """Write x, normalised, scaled and shifted, into y, which may be x; returns mean and variance (B, C)."""
+    mean, variance = x.new_empty((2, *x.shape[:2]), dtype=torch.float32)
+    scale, shift = (_filled(x, value, parameter) for value, parameter in ((1.0, weight), (0.0, bias)))
+    for image, normalised, its_mean, its_variance in zip(x, y, mean, variance, strict=True):
+        rows = _as_rows(image)
+        its_mean[:], its_variance[:] = _moments(rows, x.shape[1])
+        columns = _repeated(rows, scale, shift, its_mean, its_variance)
+        unused = [rows.new_empty(0, dtype=torch.float32) for _ in range(2)]
+        out = (_as_rows(normalised), *unused)
+        torch.native_batch_norm(rows, *columns, training=False, momentum=0.0, eps=eps, out=out)
+    return mean, variance
 
 
 def _filled(x: Tensor, value: float, parameter: Tensor | None) -> Tensor:

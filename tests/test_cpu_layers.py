@@ -24,7 +24,7 @@ def suited(module):
 
 
 def names_of_operations(function):
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as seen:
         function()
     return {event.key for event in seen.key_averages()}
 
@@ -323,3 +323,78 @@ def test_what_is_exported_has_the_plain_layers():
     assert any("conv2d" in name for name in operations)
     assert any("instance_norm" in name for name in operations)
     assert not any("baddbmm" in name for name in operations)
+
+
+def sequence_and_map(dims):
+    """Return a convolution, its norm and an activation, suited to the CPU, and a map that is large enough."""
+    torch.manual_seed(0)
+    sequence = suited(nn.Sequential(CONVS[dims](4, 8, 3, padding=1), NORMS[dims](8, affine=True), nn.LeakyReLU()))
+    return sequence, torch.randn(1, 4, *((96, 96), (24, 24, 24))[dims - 2]).contiguous(memory_format=LAYOUTS[dims])
+
+
+def places_of_norms(sequence, x, monkeypatch):
+    """Return what a sequence gives, and whether its norm wrote over what the convolution gave."""
+    convolution, places = sequence[0], []
+    own = type(convolution)._conv_forward
+
+    def seen(*arguments):
+        found = own(*arguments)
+        places.append(found.data_ptr())
+        return found
+
+    monkeypatch.setattr(type(convolution), "_conv_forward", seen)
+    watch = sequence[2].register_forward_pre_hook(lambda _, given: places.append(given[0].data_ptr()))
+    found = sequence(x)
+    watch.remove()
+    return found, places[0] == places[1]
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("dims", [2, 3])
+def test_without_a_gradient_norms_write_over_what_convolutions_gave(dims, precision, mode, monkeypatch):
+    sequence, x = sequence_and_map(dims)
+    given = x.clone()
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        expected = sequence(x)
+        with mode():
+            found, is_same_place = places_of_norms(sequence, x, monkeypatch)
+    assert is_same_place
+    assert torch.equal(found, expected)
+    assert torch.equal(x, given)
+
+
+def test_with_a_gradient_they_do_not(monkeypatch):
+    sequence, x = sequence_and_map(3)
+    assert not places_of_norms(sequence, x, monkeypatch)[1]
+
+
+@pytest.mark.parametrize("which", ["convolution", "norm", "all_modules"])
+def test_what_hooks_see_is_not_written_over(which):
+    sequence, x = sequence_and_map(3)
+    kept = []
+
+    def keep(module, given, found):
+        kept.extend((one, one.clone()) for one in (*given, found) if module in sequence[:2])
+
+    register = {
+        "convolution": sequence[0].register_forward_hook,
+        "norm": sequence[1].register_forward_hook,
+        "all_modules": nn.modules.module.register_module_forward_hook,
+    }[which]
+    handle = register(keep)
+    with torch.no_grad():
+        sequence(x)
+    handle.remove()
+    assert len(kept) == (4 if which == "all_modules" else 2)
+    assert all(torch.equal(one, copied) for one, copied in kept)
+
+
+def test_a_norm_that_does_not_follow_its_convolution_directly_leaves_its_input_alone():
+    torch.manual_seed(0)
+    sequence = suited(nn.Sequential(nn.Conv3d(4, 8, 1), nn.Identity(), nn.InstanceNorm3d(8)))
+    x, given = sequence_and_map(3)[1], []
+    sequence[1].register_forward_hook(lambda _, __, found: given.extend((found, found.clone())))
+    with torch.no_grad():
+        sequence(x)
+    assert torch.equal(*given)

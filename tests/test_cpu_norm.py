@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from autoseg import cpu_norm
-from autoseg.cpu_norm import instance_norm
+from autoseg.cpu_norm import instance_norm, normalise
 
 EPS = 1e-5
 SHAPES = [(2, 8, 6, 16, 16), (1, 8, 6, 16, 16), (3, 5, 7, 9, 11), (2, 320, 2, 2, 3), (1, 1500, 3, 2), (4, 32, 24, 20)]
@@ -169,3 +169,25 @@ def test_only_what_needs_a_gradient_gets_one(wanted):
     {"x": x, "weight": weight}[wanted].requires_grad_()
     instance_norm(x, weight, bias, EPS).backward(gradient)
     assert (x.grad is not None, weight.grad is not None, bias.grad) == (wanted == "x", wanted == "weight", None)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_same_values_are_written_over_what_they_come_from(shape, dtype, affine):
+    x, _ = maps(shape, dtype)
+    x = x.contiguous(memory_format=layout(x))
+    expected = instance_norm(x, *parameters(shape[1], affine), EPS)
+    found = normalise(x, *parameters(shape[1], affine), EPS)
+    assert found.data_ptr() == x.data_ptr()
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("small", [0, 2**30])
+def test_maps_that_are_small_or_lie_otherwise_are_not_written_over(small, monkeypatch):
+    monkeypatch.setattr(cpu_norm, "SMALL", small)
+    x, _ = maps((1, 8, 6, 16, 16))
+    x = x.contiguous(memory_format=layout(x)) if small else x
+    kept = x.clone()
+    assert torch.equal(normalise(x, None, None, EPS), instance_norm(kept, None, None, EPS))
+    assert torch.equal(x, kept)
