@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +34,8 @@ def suit_to_cpu(network: nn.Module) -> None:
             usual, pointwise, head = _CONVOLUTIONS[kind]
             narrow = head if module.out_channels in outputs else pointwise
             module.__class__ = narrow if _is_pointwise(module) else usual
+        elif kind is nn.Sequential and _holds_norm_after_convolution(module):
+            module.__class__ = _Sequence
 
 
 def _is_pointwise(conv: nn.Module) -> bool:
@@ -41,6 +44,23 @@ def _is_pointwise(conv: nn.Module) -> bool:
 
 def _is_padded(conv: nn.Module) -> bool:
     return conv.padding not in ("same", "valid") and any(conv.padding)
+
+
+def computes_on_cpu(x: Tensor) -> bool:
+    """Return whether operations on x are carried out, on a CPU, not followed by a compiler, a tracer or torch.func."""
+    seen_through = (
+        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
+    )
+    return x.device.type == "cpu" and not seen_through
+
+
+def is_plain(module: nn.Module, *kinds: type[nn.Module]) -> bool:
+    """Return whether a module is exactly of one of these classes, and nothing but its `forward` is run by a call."""
+    everywhere = nn.modules.module
+    hooks = module._forward_hooks, module._forward_pre_hooks
+    hooks_of_all = everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks
+    changed = "forward" in vars(module) or module._compiled_call_impl is not None or any((*hooks, *hooks_of_all))
+    return type(module) in kinds and not changed
 
 
 class _Convolution:
@@ -70,7 +90,7 @@ class _Pointwise(_Convolution):
         return self._product(x) if self._is_usual(x) and x.is_contiguous() else super().forward(x)
 
     def _is_usual(self, x: Tensor) -> bool:
-        if not _computes_on_cpu(x) or self.bias is None or self.bias.dtype != self.weight.dtype:
+        if not computes_on_cpu(x) or self.bias is None or self.bias.dtype != self.weight.dtype:
             return False
         return x.ndim == self.weight.ndim and x.shape[1] == self.in_channels
 
@@ -91,13 +111,6 @@ class _Head(_Pointwise):
         if not self._is_usual(x):
             return super().forward(x)
         return self._product(x) if self.out_channels > FEW else super().forward(x).contiguous()
-
-
-def _computes_on_cpu(x: Tensor) -> bool:
-    seen_through = (
-        torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._are_functorch_transforms_active()
-    )
-    return x.device.type == "cpu" and not seen_through
 
 
 class _Upsampling:
@@ -121,7 +134,7 @@ class _Upsampling:
 
 def _is_single_image(x: Tensor, weight: Tensor) -> bool:
     """Return whether x is a batch of one image on a CPU, in single precision as the weights are, for oneDNN."""
-    if not _computes_on_cpu(x) or x.ndim != weight.ndim or x.shape[0] != 1 or x.numel() == 0:
+    if not computes_on_cpu(x) or x.ndim != weight.ndim or x.shape[0] != 1 or x.numel() == 0:
         return False
     precise = x.dtype == weight.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
     return precise and ONEDNN and torch._C._get_mkldnn_enabled()
@@ -164,13 +177,13 @@ class _ChannelsLastNorm:
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (B, C, *S) for x (B, C, *S)."""
-        if not _computes_on_cpu(x):
+        if not computes_on_cpu(x):
             return super().forward(x)
         return self._by(instance_norm, x) if self._is_usual(x) else right_gradient(super().forward(x))
 
     def overwriting(self, x: Tensor) -> Tensor:
         """Return what `forward` returns without a gradient, in the place of x if it may."""
-        return self._by(normalise, x) if _computes_on_cpu(x) and self._is_usual(x) else self.forward(x)
+        return self._by(normalise, x) if computes_on_cpu(x) and self._is_usual(x) else self.forward(x)
 
     def _by(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
         return function(x, self.weight, self.bias, self.eps)
@@ -196,7 +209,7 @@ class _Sequence(nn.Sequential):
 
     def forward(self, input: Any) -> Any:
         """Return what the last module gives for what the first one takes."""
-        if torch.is_grad_enabled() or not isinstance(input, Tensor) or not _computes_on_cpu(input):
+        if torch.is_grad_enabled() or not isinstance(input, Tensor) or not computes_on_cpu(input):
             return super().forward(input)
         before = None
         for module in self:
@@ -206,11 +219,14 @@ class _Sequence(nn.Sequential):
 
 
 def _may_overwrite(before: nn.Module | None, module: nn.Module) -> bool:
-    if not isinstance(before, _Convolution) or not isinstance(module, _ChannelsLastNorm):
-        return False
-    everywhere = nn.modules.module
-    hooks = before._forward_hooks, module._forward_hooks, module._forward_pre_hooks
-    return not any((*hooks, everywhere._global_forward_hooks, everywhere._global_forward_pre_hooks))
+    return before is not None and is_plain(before, *_OWN_CONVOLUTIONS) and is_plain(module, *_OWN_NORMS)
+
+
+def _holds_norm_after_convolution(sequence: nn.Sequential) -> bool:
+    return any(
+        isinstance(first, (nn.Conv2d, nn.Conv3d)) and isinstance(second, (nn.InstanceNorm2d, nn.InstanceNorm3d))
+        for first, second in itertools.pairwise(sequence)
+    )
 
 
 _CONVOLUTIONS: dict[type[nn.Module], tuple[type[nn.Module], ...]] = {
@@ -222,5 +238,7 @@ _LAYERS: dict[type[nn.Module], type[nn.Module]] = {
     nn.ConvTranspose3d: _Upsampling3d,
     nn.InstanceNorm2d: _InstanceNorm2d,
     nn.InstanceNorm3d: _InstanceNorm3d,
-    nn.Sequential: _Sequence,
 }
+UPSAMPLINGS = (nn.ConvTranspose2d, nn.ConvTranspose3d, _Upsampling2d, _Upsampling3d)
+_OWN_CONVOLUTIONS = tuple(kind for kinds in _CONVOLUTIONS.values() for kind in kinds)
+_OWN_NORMS = (_InstanceNorm2d, _InstanceNorm3d)

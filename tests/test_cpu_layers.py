@@ -7,6 +7,7 @@ import torch
 from model_factory import make_plans
 from torch import nn
 
+from autoseg import cpu_layers as layers
 from autoseg.cpu_layers import suit_to_cpu
 from autoseg.devices import lay_out_for_cpu
 from autoseg.plugins import build_network
@@ -369,32 +370,105 @@ def test_with_a_gradient_they_do_not(monkeypatch):
     assert not places_of_norms(sequence, x, monkeypatch)[1]
 
 
-@pytest.mark.parametrize("which", ["convolution", "norm", "all_modules"])
+@pytest.mark.parametrize("which", ["convolution", "norm", "norm before", "all_modules", "all_modules before"])
 def test_what_hooks_see_is_not_written_over(which):
     sequence, x = sequence_and_map(3)
     kept = []
 
-    def keep(module, given, found):
-        kept.extend((one, one.clone()) for one in (*given, found) if module in sequence[:2])
+    def keep(module, given, *found):
+        kept.extend((one, one.clone()) for one in (*given, *found) if module in sequence[:2])
 
+    everywhere = nn.modules.module
     register = {
         "convolution": sequence[0].register_forward_hook,
         "norm": sequence[1].register_forward_hook,
-        "all_modules": nn.modules.module.register_module_forward_hook,
+        "norm before": sequence[1].register_forward_pre_hook,
+        "all_modules": everywhere.register_module_forward_hook,
+        "all_modules before": everywhere.register_module_forward_pre_hook,
     }[which]
     handle = register(keep)
     with torch.no_grad():
         sequence(x)
     handle.remove()
-    assert len(kept) == (4 if which == "all_modules" else 2)
+    assert len(kept) == {"norm before": 1, "all_modules": 4}.get(which, 2)
     assert all(torch.equal(one, copied) for one, copied in kept)
 
 
-def test_a_norm_that_does_not_follow_its_convolution_directly_leaves_its_input_alone():
-    torch.manual_seed(0)
-    sequence = suited(nn.Sequential(nn.Conv3d(4, 8, 1), nn.Identity(), nn.InstanceNorm3d(8)))
-    x, given = sequence_and_map(3)[1], []
-    sequence[1].register_forward_hook(lambda _, __, found: given.extend((found, found.clone())))
+@pytest.mark.parametrize("first", [nn.Identity(), nn.LeakyReLU(inplace=True)], ids=str)
+def test_norms_leave_alone_what_no_convolution_gave(first):
+    sequence = suited(nn.Sequential(first, nn.InstanceNorm3d(4), nn.Conv3d(4, 4, 1), nn.InstanceNorm3d(4)))
+    x = sequence_and_map(3)[1].abs()
+    given = x.clone()
     with torch.no_grad():
         sequence(x)
-    assert torch.equal(*given)
+    assert torch.equal(x, given)
+
+
+class Keeping(layers.Conv3d):
+    """A convolution that keeps what it gave."""
+
+    def forward(self, x):
+        self.kept = super().forward(x)
+        return self.kept
+
+
+@pytest.mark.parametrize("how", ["subclass", "forward", "parametrization"])
+def test_convolutions_and_norms_that_were_changed_are_called_as_they_are(how):
+    sequence, x = sequence_and_map(3)
+    kept = []
+    if how == "subclass":
+        keeping = Keeping(4, 8, 3, padding=1)
+        sequence[0] = keeping
+    elif how == "forward":
+        own, norm = sequence[0].forward, sequence[1].forward
+        sequence[0].forward = lambda x: kept.append(own(x)) or kept[0]
+        sequence[1].forward = lambda x: 0 * norm(x) + 7
+    else:
+        torch.nn.utils.parametrize.register_parametrization(sequence[1], "weight", nn.Softplus())
+    expected = sequence(x)
+    before = None if how == "parametrization" else (sequence[0].kept if how == "subclass" else kept.pop()).clone()
+    with torch.no_grad():
+        found = sequence(x)
+    assert torch.equal(found, expected)
+    if before is not None:
+        assert torch.equal(sequence[0].kept if how == "subclass" else kept.pop(), before)
+
+
+@pytest.mark.parametrize("unusual", ["float64", "without a batch", "running statistics", "vmap", "meta"])
+def test_unusual_sequences_give_what_torchs_give_without_a_gradient(unusual):
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm3d(8, track_running_stats=unusual == "running statistics")
+    plain = nn.Sequential(nn.Conv3d(4, 8, 3, padding=1), norm).eval()
+    x = sequence_and_map(3)[1]
+    if unusual == "float64":
+        plain, x = plain.double(), x.double()
+    if unusual == "without a batch":
+        x = x[0]
+    if unusual == "meta":
+        plain, x = plain.to("meta"), x.to("meta")
+    with torch.no_grad():
+        if unusual == "vmap":
+            found, expected = (torch.vmap(each)(x[None]) for each in (suited(plain), plain))
+        else:
+            found, expected = suited(plain)(x), plain(x)
+    assert found.shape == expected.shape
+    assert found.dtype == expected.dtype
+    if unusual != "meta":
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_sequences_refuse_what_torchs_refuse():
+    plain = nn.Sequential(nn.Conv3d(4, 8, 1), nn.InstanceNorm3d(8))
+    for sequence in (plain, suited(plain)):
+        with torch.no_grad(), pytest.raises(ValueError, match="Expected more than 1 spatial element"):
+            sequence(torch.randn(1, 4, 1, 1, 1))
+
+
+def test_only_sequences_with_a_norm_after_a_convolution_change():
+    plain = nn.Sequential(nn.Sequential(nn.Conv2d(4, 8, 1), nn.ReLU(), nn.InstanceNorm2d(8)), nn.Conv2d(8, 8, 1))
+    changed = suited(
+        nn.Sequential(plain, nn.InstanceNorm2d(8), nn.Sequential(nn.Conv2d(8, 8, 1), nn.InstanceNorm2d(8)))
+    )
+    assert [type(each) is nn.Sequential for each in (changed, changed[0], changed[0][0], changed[2])] == [
+        True, True, True, False,
+    ]  # fmt: skip

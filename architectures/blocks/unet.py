@@ -10,15 +10,15 @@ from functools import partial
 from typing import Any
 
 import torch
+from autoseg.architectures.blocks.joining import joined
 from dynamic_network_architectures.building_blocks.simple_conv_blocks import StackedConvBlocks
 from dynamic_network_architectures.building_blocks.unet_decoder import UNetDecoder
 from dynamic_network_architectures.initialization.weight_init import InitWeights_He
 from torch import nn
 
 from autoseg.architecture import Architecture
+from autoseg.cpu_layers import is_plain
 from autoseg.plans import NetworkSpec
-
-VALUES_AT_ONCE = 2**22  # of an upsampled map and what it is joined with
 
 
 def layer_arguments(spec: NetworkSpec) -> dict[str, Any]:
@@ -94,14 +94,13 @@ class UNet(Architecture):
     def decode(self, features: list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         """Return logits (B, K, *S), or the deep-supervision list while training."""
         decoder = self.decoder
-        hooked = decoder._forward_hooks or decoder._forward_pre_hooks
-        if type(decoder) is not UNetDecoder or decoder.deep_supervision or hooked or torch.is_grad_enabled():
+        if not is_plain(decoder, UNetDecoder) or decoder.deep_supervision or torch.is_grad_enabled():
             return decoder(features)
         rest = list(features)
         del features  # so that each map goes as soon as it was used: the last is the largest
         x = rest.pop()
         for upsample, stage in zip(decoder.transpconvs, decoder.stages, strict=True):
-            x = _joined(upsample, x, rest.pop())
+            x = joined(upsample, x, rest.pop())
             for block in _blocks(stage):
                 x = block(x)
         return decoder.seg_layers[-1](x)
@@ -111,49 +110,9 @@ class UNet(Architecture):
         return {name: parameter.detach() for name, parameter in self.named_parameters(remove_duplicate=False)}
 
 
-def _joined(upsample: nn.Module, x: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-    """Return `torch.cat((upsample(x), skip), 1)`; a large map of one image goes where it belongs part by part.
-
-    With its kernel as its stride, a transposed convolution of a part of the rows gives that part of the result.
-    """
-    rows = max(1, VALUES_AT_ONCE // (skip.numel() // x.shape[2]))
-    if rows >= x.shape[2] or not _is_divisible(upsample, x, skip):
-        return torch.cat((upsample(x), skip), 1)
-    joined, factor = None, upsample.stride[0]
-    for first in range(0, x.shape[2], rows):
-        found = upsample(x.narrow(2, first, min(rows, x.shape[2] - first)))
-        if joined is None:
-            joined = _empty(found, skip)
-        joined[:, : found.shape[1]].narrow(2, first * factor, found.shape[2]).copy_(found)
-    joined[:, -skip.shape[1] :].copy_(skip)
-    return joined
-
-
-def _is_divisible(upsample: nn.Module, x: torch.Tensor, skip: torch.Tensor) -> bool:
-    if not isinstance(upsample, (nn.ConvTranspose2d, nn.ConvTranspose3d)) or x.device.type != "cpu" or len(x) != 1:
-        return False
-    if upsample._forward_hooks or upsample._forward_pre_hooks or tuple(upsample.kernel_size) != tuple(upsample.stride):
-        return False
-    size = tuple(length * factor for length, factor in zip(x.shape[2:], upsample.stride, strict=True))
-    return size == tuple(skip.shape[2:]) and not any((*upsample.padding, *upsample.output_padding))
-
-
-def _empty(found: torch.Tensor, skip: torch.Tensor) -> torch.Tensor:
-    """Return room for two maps, one behind the other, that lies as the second does."""
-    last = (torch.channels_last, torch.channels_last_3d)[skip.ndim - 4]
-    return torch.empty(
-        (1, found.shape[1] + skip.shape[1], *skip.shape[2:]),
-        dtype=torch.promote_types(found.dtype, skip.dtype),
-        memory_format=last if skip.stride(1) == 1 else torch.contiguous_format,
-    )
-
-
 def _blocks(stage: nn.Module) -> Iterable[nn.Module]:
     """Return what a stage computes one after the other, so that its input, the largest map of all, need not stay."""
-    if type(stage) is not StackedConvBlocks:
-        return [stage]
-    hooked = any(part._forward_hooks or part._forward_pre_hooks for part in (stage, stage.convs))
-    return [stage] if hooked else stage.convs
+    return stage.convs if is_plain(stage, StackedConvBlocks) and is_plain(stage.convs, nn.Sequential) else [stage]
 
 
 def name_each_tensor_once(module: nn.Module) -> None:

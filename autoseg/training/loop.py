@@ -7,9 +7,8 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning_fabric
 import torch
 from tqdm import tqdm
 
@@ -26,6 +25,9 @@ from autoseg.training.stopping import StopRequest
 from autoseg.training.thread_count import ThreadCount
 from autoseg.training.trainer import Trainer
 from autoseg.watching import watched
+
+if TYPE_CHECKING:
+    import lightning_fabric
 
 logger = logging.getLogger("autoseg.training")
 LOG_SECONDS = 5.0  # how often the loss is read from the device

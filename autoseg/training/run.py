@@ -8,9 +8,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning_fabric
 import torch
 
 import autoseg
@@ -36,6 +35,9 @@ from autoseg.training.validation import FOLDER, SUMMARY, mean_dice, validate
 from autoseg.training.validation_plan import STEP_SIZES, ValidationPlan, plan_validation
 from autoseg.watching import watched
 from autoseg.worker_life import modules_of_this_process
+
+if TYPE_CHECKING:
+    import lightning_fabric
 
 PLANS_FILE = "plans.json"  # the plans as used, with another architecture where one was asked for
 SAME_BUDGET = 0.1  # by how much the share of a fold may differ between two starts with the same time budget

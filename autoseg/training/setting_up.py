@@ -6,11 +6,9 @@ import functools
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import lightning_fabric
 import torch
-from lightning_fabric.strategies import DDPStrategy
 from torch import nn
 
 from autoseg.architecture import Architecture
@@ -19,12 +17,18 @@ from autoseg.training.checkpoint import unwrapped
 from autoseg.training.small_maps import guard_small_maps
 from autoseg.training.trainer import Trainer
 
+if TYPE_CHECKING:
+    import lightning_fabric
+
 logger = logging.getLogger("autoseg.training")
 _PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
 
 def make_fabric(device: torch.device, precision: str, processes: int) -> lightning_fabric.Fabric:
     """Return Fabric for one device, or for `processes` of its kind with distributed data parallel training."""
+    import lightning_fabric  # it loads torch's compiler, a second that what is refused need not wait for
+    from lightning_fabric.strategies import DDPStrategy
+
     devices: Any = processes
     if device.type == "cuda" and processes == 1:
         devices = [device.index or 0]

@@ -6,10 +6,9 @@ import weakref
 
 import pytest
 import torch
-from autoseg.architectures.blocks import unet
+from autoseg.architectures.blocks import joining
 
 from autoseg import plugins
-from autoseg.devices import lay_out_for_cpu
 from autoseg.errors import UserError
 from autoseg.plans import NetworkSpec
 
@@ -195,53 +194,34 @@ def test_without_gradients_it_decodes_the_same_and_each_map_goes_once_it_was_use
     assert alive == [False] * 4
 
 
-@pytest.mark.parametrize("laid_out", [False, True])
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("dims", "strides"), [(2, None), (3, None), (3, ((1, 1, 1), (1, 2, 2), (2, 2, 2)))], ids=["2d", "3d", "anisotropic"]
-)
-def test_upsampled_maps_are_joined_part_by_part(dims, strides, precision, laid_out, monkeypatch):
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("why", ["traced", "vmap", "exported"])
+def test_what_is_seen_through_is_joined_as_a_whole(why, monkeypatch):
+    monkeypatch.setattr(joining, "VALUES_AT_ONCE", 1)
     torch.manual_seed(0)
-    features = (4, 8, 12, 12)[: len(strides or "four")]
-    network = make("plain_unet", make_spec(dims, strides=strides, features=features)).eval()
-    if laid_out:
-        lay_out_for_cpu(network, dims)
-    image, parts, joined = torch.randn(1, 1, *(32, 40, 48)[:dims]), [], []
-    for upsample, stage in zip(network.decoder.transpconvs, network.decoder.stages, strict=True):
-        own = upsample.forward
-        monkeypatch.setattr(upsample, "forward", lambda part, own=own: parts.append(part.shape[2]) or own(part))
-        stage.convs[0].register_forward_pre_hook(lambda _, given: joined.append(given[0].clone()))
-    with torch.no_grad(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
-        whole = network(image)
-        stages = len(features) - 1
-        assert len(parts) == stages
-        monkeypatch.setattr(unet, "VALUES_AT_ONCE", 1)
-        found = network(image)
-    assert len(parts) == stages + sum(parts[:stages])
-    assert set(parts[stages:]) == {1}
-    for mine, theirs in zip(joined[stages:], joined[:stages], strict=True):
-        assert mine.dtype == theirs.dtype
-        assert mine.stride() == theirs.stride()
-        torch.testing.assert_close(mine, theirs)
-    torch.testing.assert_close(found, whole)
+    network = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval()
+    images = torch.randn(2, 1, 40, 32, 32)
+    with torch.no_grad():
+        expected = network(images)
+        if why == "traced":
+            found = torch.jit.trace(network, torch.randn(1, 1, 32, 32, 32))(images)
+        elif why == "vmap":
+            found = torch.vmap(network)(images[:, None])[:, 0]
+        else:
+            free = {0: torch.export.Dim("batch")}
+            exported = torch.export.export(NoGradient(network), (images,), dynamic_shapes=(free,), strict=True)
+            found = exported.module()(images)
+    torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("why", ["two images", "hook", "odd size"])
-def test_what_cannot_be_joined_by_parts_is_joined_at_once(why, monkeypatch):
-    monkeypatch.setattr(unet, "VALUES_AT_ONCE", 1)
-    upsample = torch.nn.ConvTranspose3d(4, 2, 2, 2)
-    x, skip = torch.randn(1, 4, 3, 4, 5), torch.randn(1, 3, 6, 8, 10)
-    called = []
-    if why == "two images":
-        x, skip = x.repeat(2, 1, 1, 1, 1), skip.repeat(2, 1, 1, 1, 1)
-    if why == "hook":
-        upsample.register_forward_hook(lambda *_: called.append(True))
-    if why == "odd size":
-        with pytest.raises(RuntimeError, match="Sizes of tensors must match"):
-            unet._joined(upsample, x, skip[:, :, :5])
-        return
-    assert torch.equal(unet._joined(upsample, x, skip), torch.cat((upsample(x), skip), 1))
-    assert len(called) == (2 if why == "hook" else 0)
+class NoGradient(torch.nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        with torch.no_grad():
+            return self.network(x)
 
 
 def test_a_stage_lets_its_input_go_after_its_first_convolution():
@@ -257,13 +237,27 @@ def test_a_stage_lets_its_input_go_after_its_first_convolution():
     assert alive[1] is False
 
 
-def test_hooks_on_a_stage_are_called():
+def test_hooks_on_a_stage_and_its_own_forward_are_called():
     network, told = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval(), []
-    network.decoder.stages[0].register_forward_hook(lambda *_: told.append("stage"))
-    network.decoder.stages[1].convs.register_forward_hook(lambda *_: told.append("convolutions"))
+    first, second, third = network.decoder.stages
+    first.register_forward_hook(lambda *_: told.append("stage"))
+    second.convs.register_forward_pre_hook(lambda *_: told.append("convolutions"))
+    own = third.forward
+    third.forward = lambda x: told.append("forward") or own(x)
     with torch.no_grad():
         network(torch.randn(1, 1, 32, 32, 32))
-    assert told == ["stage", "convolutions"]
+    assert told == ["stage", "convolutions", "forward"]
+
+
+def test_hooks_of_all_modules_see_the_same_modules_without_gradients():
+    network, seen = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval(), []
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module)))
+    network(torch.randn(1, 1, 32, 32, 32))
+    with_gradients, seen[:] = set(seen) - {type(network.decoder)}, []
+    with torch.no_grad():
+        network(torch.randn(1, 1, 32, 32, 32))
+    handle.remove()
+    assert set(seen) - {type(network.decoder)} == with_gradients
 
 
 def test_feature_maps_of_the_caller_are_left_alone():

@@ -12,9 +12,10 @@ STAGES = ("autoseg.fingerprinting", "autoseg.planning", "autoseg.preprocessing",
     ("modules", "heavy"),
     [
         (STAGES, {"torch", "skimage", "SimpleITK", "lightning_fabric"}),
+        (("autoseg.training.starting",), {"lightning_fabric", "torch._dynamo", "sympy", "skimage"}),
         (("autoseg.inference", "autoseg.interop"), {"lightning_fabric", "torch._dynamo", "sympy", "skimage"}),
     ],
-    ids=["before training", "prediction"],
+    ids=["before training", "what training refuses", "prediction"],
 )
 def test_nothing_heavy_is_imported(modules, heavy):
     code = f"import {', '.join(modules)}, sys; print(*sorted({heavy!r} & set(sys.modules)))"
