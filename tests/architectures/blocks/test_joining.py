@@ -92,7 +92,7 @@ UNDIVIDED = {
     "no image": tuple(each[:0] if isinstance(each, torch.Tensor) else each for each in maps((2, 2, 2))),
     "another class": (Doubling(4, 2, 2, 2), *maps((2, 2, 2))[1:]),
     "overlapping": (nn.ConvTranspose3d(4, 2, (4, 2, 2), 2, (1, 0, 0)), *maps((2, 2, 2))[1:]),
-    "padded": (nn.ConvTranspose3d(4, 2, 2, 2, (1, 0, 0), (1, 0, 0)), maps((2, 2, 2))[1], maps((2, 2, 2))[2][:, :, 1:]),
+    "padded": (nn.ConvTranspose3d(4, 2, 3, 3, (1, 0, 0), (2, 0, 0)), *maps((3, 3, 3))[1:]),
     "dilated": (nn.ConvTranspose3d(4, 2, 2, 2, dilation=(3, 1, 1)), maps((2, 2, 2))[1], torch.randn(1, 3, 20, 8, 10)),
     "another module": (nn.Conv3d(4, 2, 1), maps((1, 1, 1))[1], maps((1, 1, 1))[2]),
 }
@@ -130,3 +130,19 @@ def test_maps_that_do_not_fit_are_refused(wrong):
     other = {"smaller": skip[:, :, :-1], "more images": skip.repeat(2, 1, 1, 1, 1), "no image": skip[:0]}[wrong]
     with torch.no_grad(), pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         joined(upsample, x, other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": (1, 2, 2)},
+        {"kernel_size": 2, "padding": (1, 0, 0)},
+        {"kernel_size": 2, "output_padding": (1, 0, 0)},
+        {"kernel_size": 2, "dilation": (2, 1, 1)},
+    ],
+    ids=str,
+)
+def test_upsamplings_to_another_size_are_refused(options):
+    _, x, skip = maps((2, 2, 2))
+    with torch.no_grad(), pytest.raises(RuntimeError, match="Sizes of tensors must match"):
+        joined(nn.ConvTranspose3d(4, 2, stride=2, **options), x, skip)
