@@ -34,7 +34,7 @@ def _is_divisible(upsample: nn.Module, x: torch.Tensor, skip: torch.Tensor) -> b
     if any((*upsample.padding, *upsample.output_padding)) or any(step != 1 for step in upsample.dilation):
         return False
     size = tuple(length * factor for length, factor in zip(x.shape[2:], upsample.stride, strict=True))
-    return x.numel() > 0 and skip.numel() > 0 and len(x) == len(skip) == 1 and size == tuple(skip.shape[2:])
+    return skip.numel() > 0 and len(x) == len(skip) == 1 and size == tuple(skip.shape[2:])
 
 
 def _joined_by_parts(parts: Iterable[torch.Tensor], skip: torch.Tensor) -> torch.Tensor:

@@ -90,6 +90,7 @@ class Doubling(nn.ConvTranspose3d):
 UNDIVIDED = {
     "two images": maps((2, 2, 2), images=2),
     "no image": tuple(each[:0] if isinstance(each, torch.Tensor) else each for each in maps((2, 2, 2))),
+    "no channels": (*maps((2, 2, 2))[:2], maps((2, 2, 2))[2][:, :0]),
     "another class": (Doubling(4, 2, 2, 2), *maps((2, 2, 2))[1:]),
     "overlapping": (nn.ConvTranspose3d(4, 2, (4, 2, 2), 2, (1, 0, 0)), *maps((2, 2, 2))[1:]),
     "padded": (nn.ConvTranspose3d(4, 2, 3, 3, (1, 0, 0), (2, 0, 0)), *maps((3, 3, 3))[1:]),
