@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy.ndimage import gaussian_filter1d
 
 PEAK = 10.0  # height of the Gaussian in its centre; it cancels in the normalised weights
 
@@ -50,6 +49,8 @@ def gaussian_vector(patch: int) -> np.ndarray:
     The Gaussian of a patch is the outer product of these vectors times `PEAK`: the filtered delta is separable. Cut at
     four sigma it still covers the whole patch, so no weight is zero and nothing has to be replaced.
     """
+    from scipy.ndimage import gaussian_filter1d  # training, which imports this, need not load it
+
     delta = np.zeros(patch)
     delta[patch // 2] = 1.0
     vector = gaussian_filter1d(delta, sigma=patch / 8, mode="constant")

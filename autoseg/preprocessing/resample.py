@@ -14,7 +14,6 @@ from itertools import permutations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import ndimage
 
 from autoseg.preprocessing.geometry import separate_axis
 
@@ -43,6 +42,8 @@ def spline_matrix(n_in: int, n_out: int, order: int) -> np.ndarray:
     elif n_in == 1:
         matrix[:] = 1
     else:  # the response to every unit vector: exact, since the operation is linear
+        from scipy import ndimage
+
         for column, unit in enumerate(np.eye(n_in)):
             matrix[:, column] = ndimage.zoom(unit, n_out / n_in, order=3, mode="nearest", grid_mode=True)
     matrix.flags.writeable = False

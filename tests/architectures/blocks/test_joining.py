@@ -59,11 +59,19 @@ def test_parts_make_the_whole(stride, precision, channels_last, suited):
     torch.testing.assert_close(found, expected)
 
 
-def test_parts_of_lower_precision_stay_so():
+@pytest.mark.parametrize(
+    ("of_parts", "of_skip", "expected"),
+    [
+        (torch.bfloat16, torch.bfloat16, torch.bfloat16),
+        (torch.float32, torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+    ],
+)
+def test_number_formats_are_joined_as_torch_joins_them(of_parts, of_skip, expected):
     upsample, x, skip = maps((2, 2, 2))
-    found, rows = rows_of_parts(upsample.bfloat16(), x.bfloat16(), skip.bfloat16())
+    found, rows = rows_of_parts(upsample.to(of_parts), x.to(of_parts), skip.to(of_skip))
     assert len(rows) == 4
-    assert found.dtype == torch.bfloat16
+    assert found.dtype == expected
 
 
 ROW = 480  # values of the skip beside a row of the map: 3 channels of 2x8x10
@@ -125,10 +133,13 @@ def test_what_looks_at_the_upsampling_sees_one_call(hook):
     assert seen == [True]
 
 
-@pytest.mark.parametrize("wrong", ["smaller", "more images", "no image"])
+@pytest.mark.parametrize("wrong", ["smaller", "more images", "fewer images", "no image"])
 def test_maps_that_do_not_fit_are_refused(wrong):
     upsample, x, skip = maps((2, 2, 2))
-    other = {"smaller": skip[:, :, :-1], "more images": skip.repeat(2, 1, 1, 1, 1), "no image": skip[:0]}[wrong]
+    x = x.repeat(2, 1, 1, 1, 1) if wrong == "fewer images" else x
+    other = {"smaller": skip[:, :, :-1], "more images": skip.repeat(2, 1, 1, 1, 1), "no image": skip[:0]}.get(
+        wrong, skip
+    )
     with torch.no_grad(), pytest.raises(RuntimeError, match="Sizes of tensors must match"):
         joined(upsample, x, other)
 
