@@ -49,14 +49,13 @@ def import_model(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def batches(job: dict[str, Any]) -> dict[str, Any]:
-    """Make augmented batches for some seconds, without a network: in this thread, or in `loaders` ahead of it."""
+    """Make augmented batches for some seconds: in this thread, or in `loaders` threads ahead of need, as training."""
     import numpy as np
 
     from autoseg.batches import Prefetcher
 
-    training = _training(job)
-    (context,) = training.contexts()
-    stream = training.trainer_class(context, training.settings).build_streams()["labelled"]
+    run = _run(job)
+    stream = run.trainer.build_streams()["labelled"]
     loaders = job.get("loaders", 0)
     rows: list[list[float]] = []
 
@@ -165,22 +164,17 @@ def trained(job: dict[str, Any]) -> dict[str, Any]:
 def _run(job: dict[str, Any]) -> Any:
     """Return the training loop of a run that has not begun."""
     from autoseg.training.costs import _prepared
-
-    training = _training(job)
-    (context,) = training.contexts()
-    return _prepared(training.trainer_class, context, training.settings, job["threads"])
-
-
-def _training(job: dict[str, Any]) -> Any:
     from autoseg.training.starting import _Training
 
-    return _Training(
+    training = _Training(
         dataset=job["raw"], configuration=job["configuration"], folds="all", trainer="supervised",
         plans_name=job["plans_name"], architecture=None, pretrained=None,
         settings={"precision": job.get("precision", "fp32")}, recipe=None, labelled=None, time_budget=None,
         device="cpu", processes=1, seed=job.get("seed", 0), deterministic=False, restart=False,
         workers=job["threads"], workspace=job["workspace"], name=None,
     )  # fmt: skip
+    (context,) = training.contexts()
+    return _prepared(training.trainer_class, context, training.settings, job["threads"])
 
 
 if __name__ == "__main__":

@@ -95,11 +95,11 @@ def train_shortly(job: dict, plans: dict, work: Path):
 
 
 def batches(job: dict, work: Path) -> dict:
-    """Make augmented batches for some seconds, without a network: in this process, or in `loaders` ahead of it."""
+    """Make augmented batches for some seconds: in this process, or in `loaders` processes, as training does."""
     import numpy as np
 
     np.random.seed(job["seed"])  # noqa: NPY002 - nnunetv2 draws from it
-    trainer = _trainer(job, json.loads(Path(job["plans"]).read_text()), work, network=False)
+    trainer = _trainer(job, json.loads(Path(job["plans"]).read_text()), work)
     os.environ.update(nnUNet_n_proc_DA=str(job.get("loaders", 0)))
     loader, validation = trainer.get_dataloaders()  # a training has both, validation with processes of its own
     rows = []
@@ -206,15 +206,14 @@ def train(job: dict, work: Path) -> dict:
     return {"seconds": seconds, "steps": steps}
 
 
-def _trainer(job: dict, plans: dict, work: Path, network: bool = True):
+def _trainer(job: dict, plans: dict, work: Path):
     import torch
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
     description = json.loads((work / "preprocessed" / job["dataset"] / "dataset.json").read_text())
     device = torch.device(job.get("device", "cpu"))
     trainer = nnUNetTrainer({**plans, "continue_training": False}, job["configuration"], "all", description, device)
-    if network:
-        trainer.initialize()
+    trainer.initialize()
     os.environ.update(nnUNet_n_proc_DA="0")  # batches are made in this process
     return trainer
 
