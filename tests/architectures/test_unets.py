@@ -249,6 +249,14 @@ def test_hooks_on_a_stage_and_its_own_forward_are_called():
     assert told == ["stage", "convolutions", "forward"]
 
 
+def test_a_compiled_stage_is_called_as_such():
+    network, compiled = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval(), []
+    network.decoder.stages[0].compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    with torch.no_grad():
+        network(torch.randn(1, 1, 32, 32, 32))
+    assert len(compiled) == 1
+
+
 def test_hooks_of_all_modules_see_the_same_modules_without_gradients():
     network, seen = make("plain_unet", make_spec(features=(4, 8, 8, 8))).eval(), []
     handle = torch.nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(type(module)))
