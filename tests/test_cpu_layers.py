@@ -457,6 +457,19 @@ def test_unusual_sequences_give_what_torchs_give_without_a_gradient(unusual):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
+class Grown(nn.Module):
+    """A map from its size."""
+
+    def forward(self, size):
+        return torch.arange(4.0 * size**3).view(1, 4, size, size, size)
+
+
+def test_sequences_take_other_things_than_maps():
+    plain = nn.Sequential(Grown(), nn.Conv3d(4, 8, 1), nn.InstanceNorm3d(8))
+    with torch.no_grad():
+        torch.testing.assert_close(suited(plain)(3), plain(3))
+
+
 def test_sequences_refuse_what_torchs_refuse():
     plain = nn.Sequential(nn.Conv3d(4, 8, 1), nn.InstanceNorm3d(8))
     for sequence in (plain, suited(plain)):
