@@ -182,8 +182,8 @@ class _ChannelsLastNorm:
         return self._by(instance_norm, x) if self._is_usual(x) else right_gradient(super().forward(x))
 
     def overwriting(self, x: Tensor) -> Tensor:
-        """Return what `forward` returns without a gradient, in the place of x if it may."""
-        return self._by(normalise, x) if computes_on_cpu(x) and self._is_usual(x) else self.forward(x)
+        """Return what `forward` returns on a CPU without a gradient, in the place of x if it may."""
+        return self._by(normalise, x) if self._is_usual(x) else self.forward(x)
 
     def _by(self, function: Callable[..., Tensor], x: Tensor) -> Tensor:
         return function(x, self.weight, self.bias, self.eps)
