@@ -124,20 +124,26 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20.0, help="of equal_time, for each side and seed")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
+    if options.pairs < 1:
+        parser.error("--pairs must be at least 1")
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the child under way is ended, too
     cores = sorted(os.sched_getaffinity(0))
     threads = min(options.threads or len(cores), len(cores))
     os.sched_setaffinity(0, cores[:threads])
-    report: dict[str, Any] = {
-        "machine": machine(threads), "versions": versions.of(sys.executable, options.nnunet_python),
-        "pairs": options.pairs, "quick": options.quick, "rows": [],
-    }  # fmt: skip
-    print(json.dumps(report["machine"]))
-    print(json.dumps(report["versions"]))
-    print(figures.HEADER, flush=True)
+    failed = False
     with tempfile.TemporaryDirectory(prefix="compare_") as temporary:
         work = (options.work or Path(temporary)).resolve()
         place = Place(work, options.shared.resolve(), sys.executable, options.nnunet_python, threads, options.quick)
+        check_names(parser, options, place)
+        report: dict[str, Any] = {
+            "machine": machine(threads), "versions": versions.of(sys.executable, options.nnunet_python),
+            "pairs": options.pairs, "quick": options.quick, "rows": [],
+        }  # fmt: skip
+        print(json.dumps(report["machine"]))
+        print(json.dumps(report["versions"]))
+        print(figures.HEADER, flush=True)
         for stage in options.stage:
             if stage == "scaling":
                 report["scaling"] = scaling.run(place, options.data)
@@ -151,11 +157,22 @@ def main() -> None:
                 one = make()
                 summary = measure(one, options.pairs)
                 tell(one, summary)
+                failed |= summary["check"]["agree"] is False
                 report["rows"].append({"stage": stage, "data": one.data, **summary})
                 if options.json:
                     options.json.write_text(json.dumps(report, indent=1))
     if options.json:
         options.json.write_text(json.dumps(report, indent=1))
+    sys.exit(1 if failed else 0)
+
+
+def check_names(parser: argparse.ArgumentParser, options: argparse.Namespace, place: Place) -> None:
+    """End with the names that there are where one of `--data` is not among those of the stages."""
+    if {"scaling", "equal_time"} & set(options.stage):  # which have names of their own
+        return
+    names = list(dict.fromkeys(data for stage in options.stage for data, _ in stages.STAGES[stage](place)))
+    if unknown := [data for data in options.data or () if data not in names]:
+        parser.error(f"--data {', '.join(map(repr, unknown))}: these stages have {', '.join(map(repr, names))}")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ toy size on the CPU, uncompiled: its figures mean nothing.
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import signal
 import sys
@@ -35,6 +36,7 @@ from gpu_parts.parts import NAMES, chosen
 from gpu_parts.verdicts import conclude, lines
 
 RESERVE = 10.0  # seconds for the end
+NOTHING_MEASURED = 3  # exit status
 
 
 def main() -> None:
@@ -42,8 +44,10 @@ def main() -> None:
     began = time.monotonic()
     options = _options()
     if not options.rehearse and not _may_have_gpu():
-        print("no GPU")
-        return
+        print("no GPU: nothing measured")
+        if options.json:
+            _write(options.json, {}, rehearsed=False)
+        sys.exit(NOTHING_MEASURED)
     if missing := missing_packages(rehearse=options.rehearse):
         sys.exit("\n  ".join(["these packages cannot be imported:", *missing]))
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))  # parts are stopped on the way out
@@ -52,7 +56,7 @@ def main() -> None:
     def told(name: str, results: dict[str, Any]) -> None:
         print(f"{time.monotonic() - began:5.0f} s  {name}: {json.dumps(results[name])}", flush=True)
         if options.json:
-            _write(options.json, results)
+            _write(options.json, results, rehearsed=options.rehearse)
 
     with tempfile.TemporaryDirectory(prefix="gpu_", ignore_cleanup_errors=True) as folder:
         work = Path(folder).resolve()
@@ -62,7 +66,7 @@ def main() -> None:
             course.run(parts)
         finally:
             heading = "a rehearsal: these figures mean nothing" if options.rehearse else ""
-            print("\n".join([heading, *lines(conclude(course.results))]), flush=True)
+            print("\n".join([heading, *lines(_verdicts(course.results, options.rehearse))]), flush=True)
 
 
 def _options() -> argparse.Namespace:
@@ -83,8 +87,14 @@ def _may_have_gpu() -> bool:
     return torch.cuda.is_available()
 
 
-def _write(file: Path, results: dict[str, Any]) -> None:
-    text = json.dumps({"parts": results, "verdicts": conclude(results)}, indent=1)
+def _verdicts(results: dict[str, Any], rehearsed: bool) -> dict[str, dict[str, Any]]:
+    found = conclude(results)
+    return {name: row | {"reached": None} for name, row in found.items()} if rehearsed else found
+
+
+def _write(file: Path, results: dict[str, Any], *, rehearsed: bool) -> None:
+    told = {"date": datetime.date.today().isoformat(), "rehearsal": rehearsed, "parts": results}
+    text = json.dumps(told | {"verdicts": _verdicts(results, rehearsed)}, indent=1)
     file.write_text(text + "\n", encoding="utf-8")
 
 

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
+from model_factory import make_plans
 from torch import nn
-from work_counter import Work
+from work_counter import Held, Work
 
 from autoseg.batches import PatchStream, StreamSettings
+from autoseg.devices import lay_out_for_cpu
 from autoseg.evaluation import evaluate_case
 from autoseg.inference.window import sliding_window_logits
 from autoseg.labels import Labels
+from autoseg.plugins import build_network
 from autoseg.training.bare_step import training_loss
 
 SHAPE, PATCH = (50, 60, 56), (32, 40, 32)
@@ -97,6 +100,26 @@ def test_values_written_per_logit_of_a_tile(mirror_axes, most):
         sliding_window_logits(network, image, (24, 32, 24), num_outputs=4, mirror_axes=mirror_axes, precision="fp32")
     calls = 3 * 2 * 3 * 2 ** len(mirror_axes)  # tiles by mirrors
     assert 1 < work.elements / (calls * 4 * 24 * 32 * 24) <= most
+
+
+@pytest.mark.parametrize(("precision", "bytes_per_value"), [("fp32", 4), ("bf16", 2)])
+def test_feature_maps_that_a_predicting_network_holds(precision, bytes_per_value):
+    """A skip, the map of twice its channels that it becomes a part of, and a piece of what is upsampled beside it."""
+    spec = make_plans("3d_fullres", channels=1, outputs=2).configuration("3d_fullres").network
+    changes = {
+        "patch_size": (64, 192, 128),
+        "features": (8, 16),
+        "strides": ((1, 1, 1), (2, 2, 2)),
+        "blocks_decoder": (2,),
+    }
+    changes |= {"kernel_sizes": ((3, 3, 3),) * 2, "blocks_encoder": (2, 2)}
+    network = build_network("plain_unet", spec.model_copy(update=changes)).eval()
+    lay_out_for_cpu(network, 3)
+    image = torch.zeros(1, 1, 64, 192, 128)
+    one_map = 8 * image.numel() * bytes_per_value
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"), Held() as held:
+        network(image)
+    assert 3 < held.most / one_map < 3.8
 
 
 def test_memory_of_an_evaluation_does_not_grow_with_classes():

@@ -9,7 +9,7 @@ from torch import nn
 
 from autoseg.cpu_layers import UPSAMPLINGS, computes_on_cpu, is_plain
 
-VALUES_AT_ONCE = 2**22  # of an upsampled part and the part of the skip beside it
+VALUES_AT_ONCE = 2**22  # of the skip beside the part that is upsampled at a time
 FEWEST_ROWS = 2  # of a part: torch upsamples a single slice without oneDNN, which takes longer than all the rest
 
 

@@ -53,7 +53,13 @@ def examine(root: Path) -> dict[str, Any]:
     """Return what was found; memory and disk space in GiB, disk speed in MB/s."""
     import torch
 
-    from autoseg.cli.hardware import cpu_instructions, describe_gpus, small_shared_memory, unused_gpu
+    from autoseg.cli.hardware import (
+        cpu_instructions,
+        describe_gpus,
+        free_shared_memory,
+        small_shared_memory,
+        unused_gpu,
+    )
     from autoseg.devices import choose_device, choose_precision, cpu_has_bf16
     from autoseg.machine import available_cores, available_memory, core_quota
 
@@ -70,6 +76,7 @@ def examine(root: Path) -> dict[str, Any]:
         "torch_threads": min(torch.get_num_threads(), available_cores()),
         "memory_gib": round(available_memory() / GIB, 1),
         "memory_of_machine_gib": _memory_of_machine(),
+        "shared_memory_free_gib": free_shared_memory(),
         "workspace": str(root),
         "disk_free_gib": round(free, 1),
         "disk_write_mb_s": write_speed,

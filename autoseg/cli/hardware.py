@@ -70,6 +70,11 @@ def unused_gpu(root: Path = Path("/")) -> str | None:
     )
 
 
+def free_shared_memory(folder: Path = Path("/dev/shm")) -> float | None:
+    """Return how many GiB are free in /dev/shm, None where there is none."""
+    return round(shutil.disk_usage(folder).free / GIB, 2) if folder.is_dir() else None
+
+
 def small_shared_memory(gpus: int, folder: Path = Path("/dev/shm")) -> str | None:
     """Return what is said of a small /dev/shm where it matters: to several GPUs that train one fold."""
     if gpus < 2 or not folder.is_dir():

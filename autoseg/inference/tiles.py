@@ -49,7 +49,7 @@ def gaussian_vector(patch: int) -> np.ndarray:
     The Gaussian of a patch is the outer product of these vectors times `PEAK`: the filtered delta is separable. Cut at
     four sigma it still covers the whole patch, so no weight is zero and nothing has to be replaced.
     """
-    from scipy.ndimage import gaussian_filter1d  # training, which imports this, need not load it
+    from scipy.ndimage import gaussian_filter1d  # a training loads it only when it predicts
 
     delta = np.zeros(patch)
     delta[patch // 2] = 1.0

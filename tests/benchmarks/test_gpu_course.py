@@ -112,11 +112,16 @@ def test_parts_are_chosen_with_what_they_need():
     assert names() == [part.name for part in PARTS]
 
 
-def test_without_a_gpu_it_says_so(monkeypatch, capsys):
+def test_without_a_gpu_it_says_so(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(sys, "argv", ["gpu.py"])
-    gpu.main()
-    assert capsys.readouterr().out == "no GPU\n"
+    monkeypatch.setattr(sys, "argv", ["gpu.py", "--json", str(tmp_path / "found.json")])
+    with pytest.raises(SystemExit) as stopped:
+        gpu.main()
+    assert stopped.value.code == 3
+    assert capsys.readouterr().out == "no GPU: nothing measured\n"
+    content = json.loads((tmp_path / "found.json").read_text())
+    assert content["parts"] == {}
+    assert {row["value"] for row in content["verdicts"].values()} == {None}
 
 
 def test_missing_packages_are_listed(monkeypatch):
@@ -137,7 +142,9 @@ def test_a_checkout_is_laid_out_as_it_would_be_installed(tmp_path):
 
 
 def test_results_are_written_with_verdicts(tmp_path):
-    gpu._write(tmp_path / "gpu.json", {"card": {"bf16_flops": 1.0}})
+    gpu._write(tmp_path / "gpu.json", {"card": {"bf16_flops": 1.0}}, rehearsed=False)
     content = json.loads((tmp_path / "gpu.json").read_text())
     assert content["parts"] == {"card": {"bf16_flops": 1.0}}
     assert "CT: windows, share of the card's bf16 rate" in content["verdicts"]
+    assert content["rehearsal"] is False
+    assert content["date"] >= "2026-11-23"

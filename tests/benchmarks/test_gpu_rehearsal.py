@@ -58,6 +58,8 @@ def test_parts_tell_what_is_asked_of_them(rehearsed):
 def test_verdicts_are_printed_and_written(rehearsed):
     content, printed = rehearsed
     verdicts = content["verdicts"]
+    assert content["rehearsal"] is True
+    assert {row["reached"] for row in verdicts.values()} == {None}
     assert all(row["value"] is None for name, row in verdicts.items() if name.startswith("resenc_l"))
     for name in ("CT: windows alone, nnU-Net / autoseg (both measured)",
                  "plain: samples/s, autoseg fed / nnU-Net on one batch, which never waits"):  # fmt: skip

@@ -1,6 +1,8 @@
 """What is prepared and asked of the two sides, as far as nothing has to be run."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -116,3 +118,21 @@ def test_work_that_nnunet_has_nothing_like_is_measured_and_told_alone(capsys):
     assert "2 / -" in told
     assert "no other side" in told
     assert "DO NOT AGREE" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (
+            ["--data", "hippocampi"],
+            "--data 'hippocampi': these stages have '--help', 'predict --help', 'one case scored'",
+        ),
+        (["--pairs", "0"], "--pairs must be at least 1"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_at_once(arguments, told):
+    script = Path(__file__).resolve().parents[2] / "benchmarks" / "compare.py"
+    command = [sys.executable, script, "--nnunet-python", sys.executable, "--stage", "start", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert told in done.stderr

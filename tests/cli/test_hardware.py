@@ -7,7 +7,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from autoseg.cli.hardware import GIB, cpu_instructions, describe_gpus, small_shared_memory, unused_gpu
+from autoseg.cli.hardware import (
+    GIB,
+    cpu_instructions,
+    describe_gpus,
+    free_shared_memory,
+    small_shared_memory,
+    unused_gpu,
+)
 
 Disk = namedtuple("Disk", "total used free")
 
@@ -83,3 +90,5 @@ def test_a_small_shared_memory_is_told_where_several_gpus_need_it(gpus, free, to
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: Disk(0, 0, int(free * GIB)))
     assert bool(small_shared_memory(gpus, tmp_path)) == told
     assert small_shared_memory(gpus, tmp_path / "none") is None
+    assert free_shared_memory(tmp_path) == free
+    assert free_shared_memory(tmp_path / "none") is None

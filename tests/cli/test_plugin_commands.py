@@ -159,6 +159,7 @@ def test_doctor_tells_what_there_is(autoseg, tmp_path):
     assert facts["torch"] == torch.__version__
     assert 1 <= facts["cores"] <= facts["cores_of_machine"]
     assert 0 < facts["memory_gib"] <= facts["memory_of_machine_gib"]
+    assert facts["shared_memory_free_gib"] is None or facts["shared_memory_free_gib"] >= 0
     assert min(facts["disk_free_gib"], facts["disk_write_mb_s"], facts["disk_read_mb_s"]) > 0
     assert facts["precision"] in ("fp32", "bf16", "fp16")
     assert facts["cpu_formats"][0] == "fp32"

@@ -12,7 +12,7 @@ STAGES = ("autoseg.fingerprinting", "autoseg.planning", "autoseg.preprocessing",
     ("modules", "heavy"),
     [
         (STAGES, {"torch", "skimage", "SimpleITK", "lightning_fabric"}),
-        (("autoseg.training.starting",), {"lightning_fabric", "torch._dynamo", "sympy", "skimage"}),
+        (("autoseg.training.starting",), {"lightning_fabric", "torch._dynamo", "sympy", "skimage", "scipy.ndimage"}),
         (("autoseg.inference", "autoseg.interop"), {"lightning_fabric", "torch._dynamo", "sympy", "skimage"}),
     ],
     ids=["before training", "what training refuses", "prediction"],
