@@ -204,7 +204,7 @@ class _InstanceNorm3d(_ChannelsLastNorm, nn.InstanceNorm3d):
 class _Sequence(nn.Sequential):
     """Modules one after the other, where without a gradient a norm writes over what the convolution before it gave.
 
-    Nobody else has that: a prediction needs half of the memory for its feature maps.
+    Nobody else has that, and a prediction makes half as many feature maps.
     """
 
     def forward(self, input: Any) -> Any:
